@@ -1,0 +1,204 @@
+"""The blueprint: the complete target state of the infrastructure, as immutable entries.
+
+An entry holds every choice that planning made (server, address, image, ...) so that running makes none. It holds
+ids and digests of secrets, never secrets. Entries of a child blueprint that did not change are the parent's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, Revision, ServerName, key
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
+    """Base of all entries. `generation` grows with every change of the entry; the world refuses lower ones."""
+
+    generation: Generation = Generation(1)
+
+
+class AddonRef(msgspec.Struct, frozen=True):
+    """An addon by name and the digest of its manifest; the text itself stays in the spec."""
+
+    name: str
+    digest: Digest
+
+
+class ClusterEntry(Entry, frozen=True, kw_only=True, tag="cluster"):
+    """A cluster's infrastructure."""
+
+    cluster: ClusterKey
+    uid: str
+    desired: Literal["present", "absent"] = "present"
+    version: str
+    """`1.35.3`, resolved once."""
+    network: str
+    endpoint_type: Literal["vrrp", "external"] = "vrrp"
+    endpoint: str
+    """Address of the control plane, without the port."""
+    port: int = 6443
+    vrrp_id: int = 0
+    pod_cidr: str
+    service_cidr: str
+    pod_network: Literal["routes", "none"] = "routes"
+    addons: tuple[AddonRef, ...] = ()
+    secrets: str = ""
+    """Id under which the store keeps this cluster's certificate authorities and keys."""
+    first_machine: MachineUid = MachineUid("")
+    """The control-plane machine that runs `kubeadm init`; all others join."""
+
+    @property
+    def key(self) -> Key:
+        return key("cluster", self.cluster)
+
+
+class ImageRef(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a hypervisor needs of an image; names are for people, digests for programs."""
+
+    name: str
+    disk: Digest
+    disk_size: int = 0
+    format: Literal["qcow2", "raw"] = "qcow2"
+    virtual_size: int = 0
+    kernel: Digest = Digest("")
+    initrd: Digest = Digest("")
+    command_line: str = ""
+    bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine's interface with its one address."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str
+    prefix: int
+    gateway: str = ""
+    name_servers: tuple[str, ...] = ()
+    mtu: int = 1500
+
+
+Desired = Literal["run", "stop", "drain", "remove"]
+"""`run`: be up and (for a node) joined. `stop`: be off, disk kept. `drain`: leave the cluster, then `remove`.
+`remove`: the machine ends; its disk goes or is retained as `retain_disk` says."""
+
+
+class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
+    """A machine: a node of a cluster, or a user's own VM (`role` `vm`)."""
+
+    uid: MachineUid
+    name: str
+    namespace: str
+    owner: Key
+    """`cluster/<ns>/<name>` for a control plane, `nodepool/<ns>/<name>`, or `virtualmachine/<ns>/<name>`."""
+    cluster: ClusterKey = ClusterKey("")
+    role: Literal["control-plane", "worker", "vm"] = "worker"
+    substrate: Literal["vm", "metal"] = "vm"
+    server: ServerName
+    cpu: int
+    memory_mib: int
+    disk_mib: int
+    disk_pool: str
+    image: ImageRef
+    version: str = ""
+    nic: Nic
+    desired: Desired = "run"
+    boot: int = 1
+    """Grows when the machine is to be started again after it died; the agent starts each number once."""
+    retain_disk: bool = False
+    reason: str = ""
+    """Why the entry is as it is, in one sentence."""
+    created: float = 0.0
+    """Seconds since the epoch when planning made it."""
+    user_data: str = ""
+    """`namespace/name` of the Secret with cloud-init user data (a user's own VM)."""
+    ssh_keys: tuple[str, ...] = ()
+    node_labels: tuple[tuple[str, str], ...] = ()
+    node_taints: tuple[str, ...] = ()
+    """As kubelet's `--register-with-taints` takes them: `key=value:Effect`."""
+    drain_timeout: float = 600.0
+    """Seconds."""
+
+    @property
+    def key(self) -> Key:
+        return key("machine", self.uid)
+
+    @property
+    def is_node(self) -> bool:
+        return self.role != "vm"
+
+
+class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
+    """A disk kept after its machine was replaced or lost (rule 9)."""
+
+    uid: MachineUid
+    name: str
+    namespace: str
+    server: ServerName
+    disk_pool: str
+    desired: Literal["present", "absent"] = "present"
+    reason: str = ""
+    expires: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return key("retained-disk", self.uid)
+
+
+AnyEntry = ClusterEntry | MachineEntry | RetainedDiskEntry
+
+
+class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable, numbered set of entries. The mapping must not be changed by anybody."""
+
+    number: Revision = Revision(0)
+    parent: Revision = Revision(0)
+    reason: str = ""
+    entries: Mapping[Key, AnyEntry] = {}
+
+    def machines(self) -> Iterable[MachineEntry]:
+        """All machine entries."""
+        return (e for e in self.entries.values() if isinstance(e, MachineEntry))
+
+    def clusters(self) -> Iterable[ClusterEntry]:
+        """All cluster entries."""
+        return (e for e in self.entries.values() if isinstance(e, ClusterEntry))
+
+    def machine(self, uid: MachineUid) -> MachineEntry | None:
+        """The entry of that machine."""
+        entry = self.entries.get(key("machine", uid))
+        return entry if isinstance(entry, MachineEntry) else None
+
+    def cluster(self, cluster: ClusterKey) -> ClusterEntry | None:
+        """The entry of that cluster."""
+        entry = self.entries.get(key("cluster", cluster))
+        return entry if isinstance(entry, ClusterEntry) else None
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child blueprint changes of its parent: a value sets an entry, None drops it."""
+
+    parent: Revision
+    reason: str
+    changes: Mapping[Key, AnyEntry | None] = {}
+
+
+def apply_delta(blueprint: Blueprint, delta: Delta, number: Revision) -> Blueprint:
+    """Give the child. Unchanged entries are shared with the parent; copying the map is the only cost.
+
+    Raises:
+        ValueError: the delta belongs to another parent.
+    """
+    if delta.parent != blueprint.number:
+        raise ValueError(f"delta is for blueprint {delta.parent}, not {blueprint.number}")
+    entries = dict(blueprint.entries)
+    for k, entry in delta.changes.items():
+        if entry is None:
+            entries.pop(k, None)
+        else:
+            entries[k] = entry
+    return Blueprint(number=number, parent=blueprint.number, reason=delta.reason, entries=entries)

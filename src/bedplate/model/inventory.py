@@ -1,0 +1,195 @@
+"""The inventory: all that was observed, each value with its time, its source and until when it is good.
+
+Collectors deliver changes. A value past its `good_until` is stale: it says what was, not what is. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, key
+
+
+class PoolView(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk pool as one server sees it."""
+
+    name: str
+    capacity_mib: int
+    free_mib: int
+    shared: bool = False
+    images: tuple[Digest, ...] = ()
+    """Digests of verified image files in this pool's cache."""
+
+
+class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="server"):
+    """A server as its agent tells it. `connected` False: the agent's connection is down."""
+
+    server: ServerName
+    connected: bool
+    host_uuid: str = ""
+    boot_id: str = ""
+    address: str = ""
+    agent_version: str = ""
+    cpus: int = 0
+    memory_mib: int = 0
+    accelerator: Literal["", "kvm", "tcg"] = ""
+    bridges: tuple[str, ...] = ()
+    pools: tuple[PoolView, ...] = ()
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("server", self.server)
+
+    def pool(self, name: str) -> PoolView | None:
+        """The pool of that name, if this server has it."""
+        return next((p for p in self.pools if p.name == name), None)
+
+
+DomainState = Literal["absent", "defined", "running", "paused", "crashed", "shutoff"]
+"""`defined`: known to libvirt, never started in its present boot number. `shutoff`: it ran and ended."""
+
+
+class DomainView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="domain"):
+    """One of this store's domains and its volume on one server."""
+
+    server: ServerName
+    uid: MachineUid
+    generation: Generation = Generation(0)
+    state: DomainState = "absent"
+    boot: int = 0
+    """Last boot number that the agent started."""
+    volume: bool = False
+    """The machine's disk is there."""
+    disk_pool: str = ""
+    guest_agent: bool = False
+    """The guest agent answered since the last start: the guest's user space is up."""
+    started: float = 0.0
+    """When this boot was started; seconds since the epoch."""
+    bootstrap: Literal["", "running", "done", "failed"] = ""
+    """What the guest's own bootstrap unit says."""
+    detail: str = ""
+    """Last lines of the console or the unit's log, where something failed. Never holds a secret."""
+
+    @property
+    def key(self) -> Key:
+        return key("domain", self.server, self.uid)
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="node"):
+    """A Kubernetes node as its cluster's API shows it. `present` False: it is gone."""
+
+    cluster: ClusterKey
+    name: str
+    present: bool = True
+    ready: bool = False
+    unschedulable: bool = False
+    version: str = ""
+    address: str = ""
+    uid: str = ""
+    machine: MachineUid = MachineUid("")
+    """From the node's provider id `bedplate://<uid>`."""
+    pods: int = 0
+    """Pods that a drain would have to move."""
+
+    @property
+    def key(self) -> Key:
+        return key("node", self.cluster, self.name)
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="cluster"):
+    """A cluster as seen from outside."""
+
+    cluster: ClusterKey
+    secrets: bool = False
+    """Its certificate authorities and keys are made and kept."""
+    initialised: bool = False
+    """`kubeadm init` ended well once; stays true."""
+    api: bool = False
+    """The API server answers now."""
+    etcd_members: tuple[str, ...] = ()
+    """Names of etcd's voting members."""
+    addons: tuple[str, ...] = ()
+    """`name@digest` of addons that were applied."""
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("cluster-view", self.cluster)
+
+
+class RetainedDiskView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="retained-disk"):
+    """A retained disk in the world."""
+
+    server: ServerName
+    uid: MachineUid
+    present: bool
+    disk_pool: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("retained-disk-view", self.server, self.uid)
+
+
+AnyView = ServerView | DomainView | NodeView | ClusterView | RetainedDiskView
+
+V = TypeVar("V", bound=AnyView, covariant=True)
+
+
+class Observation(msgspec.Struct, Generic[V], frozen=True, kw_only=True):
+    """A value with its time (seconds since the epoch), source and validity."""
+
+    value: V
+    time: float
+    source: str
+    good_until: float = float("inf")
+
+    def fresh(self, now: float) -> bool:
+        """True while the value may be taken for what is."""
+        return now < self.good_until
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest observation of each key. The mapping must not be changed by readers.
+
+    `domains_by_uid` is an index of it: the keys of the domains of a machine on every server that showed one.
+    """
+
+    observations: Mapping[Key, Observation[AnyView]] = {}
+    domains_by_uid: Mapping[MachineUid, frozenset[Key]] = {}
+    synced: frozenset[str] = frozenset()
+    """Sources that delivered their full state since the controller started, such as `agent/hv1`, `cluster/default/shop`.
+    Absence in a source that is not in here means nothing."""
+
+    def server(self, name: ServerName) -> Observation[ServerView] | None:
+        """Latest observation of that server."""
+        o = self.observations.get(key("server", name))
+        return o if o is not None and isinstance(o.value, ServerView) else None  # type: ignore[return-value]
+
+    def domain(self, server: ServerName, uid: MachineUid) -> Observation[DomainView] | None:
+        """Latest observation of that machine's domain on that server."""
+        o = self.observations.get(key("domain", server, uid))
+        return o if o is not None and isinstance(o.value, DomainView) else None  # type: ignore[return-value]
+
+    def domains(self, uid: MachineUid) -> list[Observation[DomainView]]:
+        """All observations of that machine's domain, on whichever server."""
+        found = (self.observations.get(k) for k in self.domains_by_uid.get(uid, frozenset[Key]()))
+        return [o for o in found if o is not None and isinstance(o.value, DomainView)]  # type: ignore[misc]
+
+    def node(self, cluster: ClusterKey, name: str) -> Observation[NodeView] | None:
+        """Latest observation of that node."""
+        o = self.observations.get(key("node", cluster, name))
+        return o if o is not None and isinstance(o.value, NodeView) else None  # type: ignore[return-value]
+
+    def cluster(self, cluster: ClusterKey) -> Observation[ClusterView] | None:
+        """Latest observation of that cluster."""
+        o = self.observations.get(key("cluster-view", cluster))
+        return o if o is not None and isinstance(o.value, ClusterView) else None  # type: ignore[return-value]
+
+    def retained_disk(self, server: ServerName, uid: MachineUid) -> Observation[RetainedDiskView] | None:
+        """Latest observation of that retained disk."""
+        o = self.observations.get(key("retained-disk-view", server, uid))
+        return o if o is not None and isinstance(o.value, RetainedDiskView) else None  # type: ignore[return-value]

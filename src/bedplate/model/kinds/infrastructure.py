@@ -1,0 +1,184 @@
+"""Cluster-scoped kinds: the servers, networks, disk pools, images and releases that clusters are built from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bedplate.model.kinds.base import BedplateObject, Status
+from bedplate.model.wire import Wire
+
+ServerRole = Literal["free", "hypervisor", "node"]
+
+
+class BmcCredentials(Wire, frozen=True):
+    """Where the BMC's user name and password are kept."""
+
+    secret: str
+    namespace: str = "default"
+
+
+class Bmc(Wire, frozen=True):
+    """A server's management controller, spoken to in Redfish."""
+
+    address: str
+    credentials: BmcCredentials
+    verify_ca: str = ""
+
+
+class Reservation(Wire, frozen=True):
+    """What the hypervisor keeps for itself."""
+
+    cpu: float = 0.0
+    memory: str = "512Mi"
+    """360 MiB per hypervisor (openshift-docs, virt resource requirements) and the agent, rounded up."""
+
+
+class ServerSpec(Wire, frozen=True):
+    role: ServerRole = "free"
+    bmc: Bmc | None = None
+    failure_domain: dict[str, str] = {}
+    """A label path, such as `{room: a, rack: r1, power: a1}`."""
+    unschedulable: bool = False
+    """True: nothing new is placed here; what runs stays."""
+    reservation: Reservation = Reservation()
+    cpu_overcommit: float = 4.0
+    """Virtual CPUs per logical CPU; memory is never over-committed. Hypervisor suites default to 10
+    (KubeVirt) and 16 (Nova); 4 keeps a node's kubelet responsive."""
+
+
+class PoolStatus(Wire, frozen=True):
+    """A disk pool as one server sees it."""
+
+    name: str
+    capacity: str = ""
+    free: str = ""
+
+
+class ServerStatus(Status, frozen=True):
+    host_uuid: str = ""
+    address: str = ""
+    agent_version: str = ""
+    cpus: int = 0
+    memory: str = ""
+    allocated_cpus: int = 0
+    allocated_memory: str = ""
+    accelerator: Literal["", "kvm", "tcg"] = ""
+    machines: int = 0
+    disk_pools: tuple[PoolStatus, ...] = ()
+    bridges: tuple[str, ...] = ()
+
+
+class Server(BedplateObject, frozen=True):
+    """A physical machine with a BMC."""
+
+    kind: Literal["Server"] = "Server"
+    spec: ServerSpec = ServerSpec()
+    status: ServerStatus = ServerStatus()
+
+
+class AddressRange(Wire, frozen=True):
+    """Addresses from first to last, both included."""
+
+    first: str
+    last: str
+
+
+class NetworkSpec(Wire, frozen=True):
+    cidr: str = ""
+    gateway: str = ""
+    name_servers: tuple[str, ...] = ()
+    ranges: tuple[AddressRange, ...] = ()
+    """For machines."""
+    vip_ranges: tuple[AddressRange, ...] = ()
+    """For control-plane addresses."""
+    vrrp_ids: AddressRange = AddressRange(first="1", last="255")
+    """VRRP router ids that Bedplate may use on this network (RFC 5798: 1 to 255)."""
+    bridge: str = "br0"
+    mtu: int = 1500
+    server_selector: dict[str, str] = {}
+    """Labels of the servers that reach this network; empty: all."""
+
+
+class NetworkStatus(Status, frozen=True):
+    addresses_total: int = 0
+    addresses_used: int = 0
+
+
+class Network(BedplateObject, frozen=True):
+    """A layer-2 network with the addresses that Bedplate may give out."""
+
+    kind: Literal["Network"] = "Network"
+    spec: NetworkSpec = NetworkSpec()
+    status: NetworkStatus = NetworkStatus()
+
+
+class DiskPoolSpec(Wire, frozen=True):
+    type: Literal["shared", "local"] = "local"
+    path: str = ""
+    server_selector: dict[str, str] = {}
+    retention_hours: float = 72.0
+    """How long disks of replaced machines are kept."""
+
+
+class DiskPoolStatus(Status, frozen=True):
+    capacity: str = ""
+    free: str = ""
+    retained: int = 0
+
+
+class DiskPool(BedplateObject, frozen=True):
+    """A folder for disks: on every server that the selector names, one content (shared) or each its own (local)."""
+
+    kind: Literal["DiskPool"] = "DiskPool"
+    spec: DiskPoolSpec = DiskPoolSpec()
+    status: DiskPoolStatus = DiskPoolStatus()
+
+
+class ImageFile(Wire, frozen=True):
+    """One file of an image, known by its content."""
+
+    digest: str = ""
+    """`sha256:<hex>`."""
+    size: int = 0
+    """Bytes."""
+
+
+class ImageSpec(Wire, frozen=True):
+    disk: ImageFile = ImageFile()
+    format: Literal["qcow2", "raw"] = "qcow2"
+    virtual_size: int = 0
+    """Bytes that the disk has inside."""
+    kernel: ImageFile = ImageFile()
+    initrd: ImageFile = ImageFile()
+    """Kernel and initrd are the fast path for VMs; empty digests: the disk boots by UEFI."""
+    command_line: str = ""
+    kubernetes_version: str = ""
+    """The release inside, `1.35.3`; empty: a user's own image."""
+    bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
+    architecture: str = "amd64"
+
+
+class Image(BedplateObject, frozen=True):
+    """A bootable disk image."""
+
+    kind: Literal["Image"] = "Image"
+    spec: ImageSpec = ImageSpec()
+    status: Status = Status()
+
+
+class ReleaseSpec(Wire, frozen=True):
+    version: str = ""
+    """`1.35.3`."""
+    etcd: str = ""
+    coredns: str = ""
+    pause: str = ""
+    source: Literal["built", "downloaded"] = "built"
+    files: dict[str, ImageFile] = {}
+
+
+class Release(BedplateObject, frozen=True):
+    """A set of Kubernetes binaries and container images of one version."""
+
+    kind: Literal["Release"] = "Release"
+    spec: ReleaseSpec = ReleaseSpec()
+    status: Status = Status()

@@ -1,0 +1,84 @@
+"""Why each change was decided and why something was not done: every reason is one case of an enum, with its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from bedplate.model.ids import Key
+
+
+class Rejection(StrEnum):
+    """Why a server was not taken for a machine. Values are the reasons that users and metrics see."""
+
+    NOT_HYPERVISOR = "NotHypervisor"
+    UNSCHEDULABLE = "Unschedulable"
+    NOT_CONNECTED = "NotConnected"
+    NO_MATCH = "LabelsDoNotMatch"
+    NO_MEMORY = "NotEnoughMemory"
+    NO_CPU = "NotEnoughCPU"
+    NO_DISK = "NotEnoughDisk"
+    NO_NETWORK = "NetworkOutOfReach"
+    NO_POOL = "DiskPoolOutOfReach"
+    SAME_SERVER = "AntiAffinityServer"
+    SAME_DOMAIN = "AntiAffinityDomain"
+
+
+class Waiting(StrEnum):
+    """What an object waits on."""
+
+    NO_ROOM = "NoRoom"
+    NO_ADDRESS = "NoFreeAddress"
+    NO_VIP = "NoFreeEndpointAddress"
+    NO_NETWORK = "NetworkMissing"
+    NO_IMAGE = "ImageMissing"
+    NO_RELEASE = "ReleaseMissing"
+    NO_CLUSTER = "ClusterMissing"
+    NOT_BUILT = "SubstrateNotSupported"
+    CONTROL_PLANE = "WaitingForControlPlane"
+    CONTROL_PLANE_BUSY = "ControlPlaneChangesOneAtATime"
+    QUORUM = "QuorumAtRisk"
+    SECRETS = "WaitingForSecrets"
+    SERVER = "WaitingForServer"
+    STEP = "StepRunning"
+    BACKOFF = "RetryingAfterFailure"
+    BOOT = "WaitingForBoot"
+    JOIN = "WaitingForNode"
+    DRAIN = "Draining"
+    CAPACITY = "BoundedConcurrency"
+    UNCONFIRMED = "EndNotConfirmed"
+    DELETION = "WaitingForMachines"
+    MINOR_UPGRADE = "MinorUpgradeNotSupported"
+    LAST_COPY = "LastGoodCopy"
+    ACCEPTANCE = "WaitingForAcceptance"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry that changed and why, in a sentence."""
+
+    key: Key
+    action: str
+    """`create`, `change`, `remove`."""
+    sentence: str
+
+
+class WaitingOn(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that is not where its spec wants it, and on what it waits."""
+
+    key: Key
+    reason: Waiting
+    sentence: str
+    rejections: Mapping[Rejection, int] = {}
+    """How many servers were refused for which reason (placement only)."""
+    servers: Mapping[str, Rejection] = {}
+    """Which server was refused for which reason; the first hundred."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The story of one planning: changes in the order they were decided, and what waits now, by key."""
+
+    changes: tuple[Change, ...] = ()
+    waiting: Mapping[Key, WaitingOn | None] = {}
+    """Only for keys that were looked at; None: no longer waits."""

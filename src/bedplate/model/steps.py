@@ -1,0 +1,224 @@
+"""Steps: single idempotent actions that bring the world nearer the blueprint, and how one can end.
+
+A step carries all that its driver needs, so that a driver makes no choice. It carries no secret.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry
+from bedplate.model.ids import (
+    Epoch,
+    Generation,
+    Key,
+    MachineUid,
+    OperationId,
+    ServerName,
+    StoreId,
+    key,
+)
+from bedplate.model.inventory import AnyView
+
+
+class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
+    """Base of all steps."""
+
+    @property
+    def name(self) -> str:
+        """The step's kind, as people and metrics see it."""
+        return type(self).__name__
+
+
+# --- on a hypervisor, by its agent -------------------------------------------------------------------------------
+
+
+class PullImage(_Step, frozen=True, kw_only=True, tag="PullImage"):
+    """Have an image's files in a pool's cache, digests verified."""
+
+    server: ServerName
+    disk_pool: str
+    image: ImageRef
+
+    @property
+    def target(self) -> Key:
+        return key("image", self.disk_pool, self.server, self.image.disk)
+
+
+class _MachineStep(_Step, frozen=True, kw_only=True):
+    machine: MachineEntry
+
+    @property
+    def target(self) -> Key:
+        return self.machine.key
+
+    @property
+    def server(self) -> ServerName:
+        return self.machine.server
+
+
+class CreateVolume(_MachineStep, frozen=True, kw_only=True, tag="CreateVolume"):
+    """Make the machine's disk as a linked clone of its image, grown to its size. An existing one is kept."""
+
+
+class DefineDomain(_MachineStep, frozen=True, kw_only=True, tag="DefineDomain"):
+    """Make the domain known to libvirt with this generation; redefine it where it differs. Does not start it."""
+
+
+class StartDomain(_MachineStep, frozen=True, kw_only=True, tag="StartDomain"):
+    """Start the domain for boot number `machine.boot`; each number is started once."""
+
+
+class StopDomain(_MachineStep, frozen=True, kw_only=True, tag="StopDomain"):
+    """Ask the guest to power off, then cut it after `grace` seconds. Ends when the domain is not running."""
+
+    grace: float = 30.0
+
+
+class RemoveDomain(_MachineStep, frozen=True, kw_only=True, tag="RemoveDomain"):
+    """End the domain, whatever it does, and take it out of libvirt. Its disk stays."""
+
+
+class DeleteVolume(_MachineStep, frozen=True, kw_only=True, tag="DeleteVolume"):
+    """Delete the machine's disk. Only after the domain is gone."""
+
+
+class RetainVolume(_MachineStep, frozen=True, kw_only=True, tag="RetainVolume"):
+    """Move the machine's disk to the pool's retained disks (rule 9)."""
+
+
+class DeleteRetained(_Step, frozen=True, kw_only=True, tag="DeleteRetained"):
+    """Delete a retained disk."""
+
+    server: ServerName
+    disk_pool: str
+    uid: MachineUid
+    generation: Generation
+
+    @property
+    def target(self) -> Key:
+        return key("retained-disk", self.uid)
+
+
+# --- on a cluster -------------------------------------------------------------------------------------------------
+
+
+class _ClusterStep(_Step, frozen=True, kw_only=True):
+    cluster: ClusterEntry
+
+    @property
+    def target(self) -> Key:
+        return self.cluster.key
+
+    @property
+    def server(self) -> ServerName:
+        return ServerName("")
+
+
+class MakeSecrets(_ClusterStep, frozen=True, kw_only=True, tag="MakeSecrets"):
+    """Make and keep the cluster's certificate authorities and keys, where they are not kept already."""
+
+
+class DropSecrets(_ClusterStep, frozen=True, kw_only=True, tag="DropSecrets"):
+    """Forget the cluster's certificate authorities and keys."""
+
+
+class InstallAddons(_ClusterStep, frozen=True, kw_only=True, tag="InstallAddons"):
+    """Apply the cluster's addons and Bedplate's own objects (node routes' access, kubelet approvals)."""
+
+
+class _NodeStep(_Step, frozen=True, kw_only=True):
+    cluster: ClusterEntry
+    machine: MachineEntry
+
+    @property
+    def target(self) -> Key:
+        return self.machine.key
+
+    @property
+    def server(self) -> ServerName:
+        return self.machine.server
+
+
+class Bootstrap(_NodeStep, frozen=True, kw_only=True, tag="Bootstrap"):
+    """Hand the machine its payload over the guest agent's channel and start `kubeadm init` or `join` in it.
+
+    Ends when it runs; how it ends is observed in `DomainView.bootstrap`. Repeating attaches to the running one.
+    """
+
+    mode: Literal["init", "join"]
+    peers: tuple[MachineEntry, ...] = ()
+    """Control-plane machines that are up (for etcd's leftovers of an earlier try of this machine)."""
+
+
+class DrainNode(_NodeStep, frozen=True, kw_only=True, tag="DrainNode"):
+    """Cordon, then evict with respect for disruption budgets, for `machine.drain_timeout` seconds at most."""
+
+
+class DeleteNode(_NodeStep, frozen=True, kw_only=True, tag="DeleteNode"):
+    """Delete the Node object of exactly this machine (checked by its provider id)."""
+
+
+class RemoveEtcdMember(_NodeStep, frozen=True, kw_only=True, tag="RemoveEtcdMember"):
+    """Take this machine's member out of etcd, asked of one of `peers`; done where it is no member."""
+
+    peers: tuple[MachineEntry, ...] = ()
+
+
+HypervisorStep = (
+    PullImage
+    | CreateVolume
+    | DefineDomain
+    | StartDomain
+    | StopDomain
+    | RemoveDomain
+    | DeleteVolume
+    | RetainVolume
+    | DeleteRetained
+)
+BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember
+KubernetesStep = InstallAddons | DrainNode | DeleteNode
+Step = HypervisorStep | BootstrapStep | KubernetesStep
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """What entitles a driver to act: written into the journal before it is handed out."""
+
+    operation: OperationId
+    store: StoreId
+    epoch: Epoch
+    deadline: float
+    """Seconds the driver has in all; past it the outcome is `Unknown`."""
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="result", tag="done"):
+    """The world is as the step wants it. `views`: what was read back, if anything."""
+
+    views: tuple[AnyView, ...] = ()
+    message: str = ""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="result", tag="failed"):
+    """Nothing more will come of this try. `reason` is CamelCase for programs, `message` a sentence for people."""
+
+    reason: str
+    message: str
+    permanent: bool = False
+    """Trying again can't help until something else changes."""
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag_field="result", tag="refused"):
+    """The world has seen a higher epoch or generation: whoever asked is out of date."""
+
+    message: str
+
+
+class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag_field="result", tag="unknown"):
+    """The reply is lost or late: it may or may not have happened. Observe before doing anything else."""
+
+    message: str
+
+
+StepResult = Done | Failed | Refused | Unknown
