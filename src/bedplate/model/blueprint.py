@@ -49,6 +49,8 @@ class ClusterEntry(Entry, frozen=True, kw_only=True, tag="cluster"):
     """Id under which the store keeps this cluster's certificate authorities and keys."""
     first_machine: MachineUid = MachineUid("")
     """The control-plane machine that runs `kubeadm init`; all others join."""
+    initialised: bool = False
+    """Set by planning once a working API was observed; from then on there is data to lose (rule 9)."""
 
     @property
     def key(self) -> Key:
@@ -112,6 +114,8 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     retain_disk: bool = False
     reason: str = ""
     """Why the entry is as it is, in one sentence."""
+    joined: bool = False
+    """Set by planning once its Node was observed: it is never bootstrapped again."""
     created: float = 0.0
     """Seconds since the epoch when planning made it."""
     user_data: str = ""
