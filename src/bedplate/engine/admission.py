@@ -1,0 +1,83 @@
+"""Which wanted steps may begin now: one per target, few per server and kind, none before its backoff is over."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+
+from bedplate.model.attempts import Attempt
+from bedplate.model.ids import Key, OperationId
+from bedplate.model.journal import OperationRecord
+from bedplate.model.policy import Policy
+from bedplate.model.steps import Bootstrap, DrainNode, InstallAddons, PullImage, Step, StopDomain
+
+# Seconds a driver has for a step before its outcome counts as unknown.
+_DEADLINE_DEFAULT = 120.0
+_DEADLINES: dict[type[object], float] = {
+    PullImage: 3600.0,  # a few GB over a slow management network
+    Bootstrap: 300.0,  # only hands over the payload; kubeadm's own time is watched, not waited for
+    InstallAddons: 300.0,
+}
+
+
+def deadline(step: Step) -> float:
+    """Seconds that the driver has for this step."""
+    if isinstance(step, DrainNode):
+        return step.machine.drain_timeout + 60.0
+    if isinstance(step, StopDomain):
+        return step.grace + 60.0
+    return _DEADLINES.get(type(step), _DEADLINE_DEFAULT)
+
+
+def backoff(policy: Policy, attempt: Attempt, target: Key, step: str, seed: int) -> float:
+    """Seconds to wait after the last failure: doubled each time, up to a limit, with up to 25 % jitter off the top.
+
+    The jitter comes from the seed, so that the same history is the same again.
+    """
+    if attempt.count == 0:
+        return 0.0
+    full = min(policy.backoff_limit, policy.backoff_first * 2.0 ** min(attempt.count - 1, 30))
+    share = zlib.crc32(f"{seed}/{target}/{step}/{attempt.count}".encode()) / 2**32
+    return full * (1.0 - 0.25 * share)
+
+
+class InFlight:
+    """The operations that were begun and have not ended."""
+
+    def __init__(self) -> None:
+        self.operations: dict[OperationId, OperationRecord] = {}
+        self._by_target: dict[Key, OperationId] = {}
+        self._per_server: Counter[str] = Counter()
+        self._per_kind: Counter[str] = Counter()
+
+    def on(self, target: Key) -> OperationRecord | None:
+        """The operation on that target, if one is in flight."""
+        found = self._by_target.get(target)
+        return None if found is None else self.operations[found]
+
+    def has_room(self, policy: Policy, step: Step) -> bool:
+        """True where the bounds allow one more step of that kind on that server."""
+        server = step.server
+        if server and self._per_server[server] >= policy.steps_per_server:
+            return False
+        return self._per_kind[step.name] < policy.steps_per_kind
+
+    def add(self, operation: OperationRecord) -> None:
+        step = operation.step
+        self.operations[operation.id] = operation
+        self._by_target[step.target] = operation.id
+        self._per_kind[step.name] += 1
+        if step.server:
+            self._per_server[step.server] += 1
+
+    def remove(self, operation: OperationId) -> OperationRecord | None:
+        """Take it out; None where it is not known (an answer of an earlier life)."""
+        found = self.operations.pop(operation, None)
+        if found is None:
+            return None
+        step = found.step
+        self._by_target.pop(step.target, None)
+        self._per_kind[step.name] -= 1
+        if step.server:
+            self._per_server[step.server] -= 1
+        return found

@@ -1,0 +1,329 @@
+"""From the blueprint and the inventory to the steps that may run now. Pure: what runs is decided by data alone.
+
+`next_for` looks at one entry and gives its one next step, or what it waits on. There is no workflow state: after a
+crash the same look gives the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from bedplate.model.attempts import Attempt, AttemptsByTarget
+from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.ids import Key
+from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
+from bedplate.model.report import Waiting
+from bedplate.model.steps import (
+    Bootstrap,
+    CreateVolume,
+    DefineDomain,
+    DeleteNode,
+    DeleteRetained,
+    DeleteVolume,
+    DrainNode,
+    DropSecrets,
+    InstallAddons,
+    MakeSecrets,
+    PullImage,
+    RemoveDomain,
+    RemoveEtcdMember,
+    RetainVolume,
+    StartDomain,
+    Step,
+    StopDomain,
+)
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """What one entry needs: a step with its reason, or something it waits on, or nothing (both None)."""
+
+    step: Step | None = None
+    reason: str = ""
+    waiting: Waiting | None = None
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the diff reads."""
+
+    blueprint: Blueprint
+    inventory: Inventory
+    attempts: AttemptsByTarget
+    now: float
+    control_planes: Mapping[Key, tuple[MachineEntry, ...]]
+    """Control-plane entries by their cluster's key, in the order of their creation."""
+
+
+SATISFIED = Next()
+
+
+def _wait(waiting: Waiting, reason: str) -> Next:
+    return Next(waiting=waiting, reason=reason)
+
+
+def next_for(world: World, key: Key) -> Next:
+    """Give what the entry of that key needs next; `SATISFIED` where the key has no entry."""
+    entry = world.blueprint.entries.get(key)
+    match entry:
+        case MachineEntry():
+            return _machine(world, entry)
+        case ClusterEntry():
+            return _cluster(world, entry)
+        case RetainedDiskEntry():
+            return _retained_disk(world, entry)
+        case None:
+            return SATISFIED
+
+
+# --- machines -------------------------------------------------------------------------------------------------
+
+
+def _machine(world: World, m: MachineEntry) -> Next:
+    server = world.inventory.server(m.server)
+    if server is None or not server.value.connected or f"agent/{m.server}" not in world.inventory.synced:
+        return _wait(Waiting.SERVER, f"server {m.server} is not connected")
+    seen = world.inventory.domain(m.server, m.uid)
+    domain = seen.value if seen is not None else DomainView(server=m.server, uid=m.uid)
+    match m.desired:
+        case "run":
+            return _run(world, m, domain)
+        case "stop":
+            return _stop(m, domain)
+        case "drain":
+            return _drain(world, m)
+        case "remove":
+            return _remove(world, m, domain)
+
+
+def _run(world: World, m: MachineEntry, d: DomainView) -> Next:
+    if d.state == "paused":
+        return _wait(Waiting.UNCONFIRMED, "the domain is paused; resume it on its server")
+    if d.state == "running":
+        return _joined(world, m, d) if m.is_node else _up(m, d)
+    if not d.volume:
+        return _volume(world, m)
+    if d.state == "absent" or d.generation < m.generation:
+        return Next(step=DefineDomain(machine=m), reason="its domain is not defined as planned")
+    if d.boot < m.boot:
+        return Next(step=StartDomain(machine=m), reason=f"it is to run (boot {m.boot})")
+    return _wait(Waiting.BOOT, f"the domain ended after boot {d.boot}; planning decides on another")
+
+
+def _volume(world: World, m: MachineEntry) -> Next:
+    view = world.inventory.server(m.server)
+    pool = view.value.pool(m.disk_pool) if view is not None else None
+    if pool is None:
+        return _wait(Waiting.SERVER, f"server {m.server} does not show disk pool {m.disk_pool}")
+    wanted = {digest for digest in (m.image.disk, m.image.kernel, m.image.initrd) if digest}
+    if not wanted <= set(pool.images):
+        step = PullImage(server=m.server, disk_pool=m.disk_pool, image=m.image)
+        return Next(step=step, reason=f"image {m.image.name} is not in disk pool {m.disk_pool}")
+    return Next(step=CreateVolume(machine=m), reason="it has no disk yet")
+
+
+def _up(m: MachineEntry, d: DomainView) -> Next:
+    if m.image.bootstrap == "guest-agent" and not d.guest_agent:
+        return _wait(Waiting.BOOT, "its guest is starting")
+    return SATISFIED
+
+
+def _joined(world: World, m: MachineEntry, d: DomainView) -> Next:
+    node = world.inventory.node(m.cluster, m.name)
+    if is_node_of(node, m):
+        assert node is not None
+        return SATISFIED if node.value.ready else _wait(Waiting.JOIN, "its node is not Ready yet")
+    if m.joined:
+        return _wait(Waiting.JOIN, "its node is not seen at the cluster's API")
+    if not d.guest_agent:
+        return _wait(Waiting.BOOT, "its guest is starting")
+    if d.bootstrap == "running":
+        return _wait(Waiting.JOIN, "kubeadm is at work in it")
+    if d.bootstrap == "done":
+        return _wait(Waiting.JOIN, "kubeadm ended well; its node is not seen yet")
+    return _bootstrap(world, m)
+
+
+def _bootstrap(world: World, m: MachineEntry) -> Next:
+    cluster = world.blueprint.cluster(m.cluster)
+    if cluster is None:
+        return _wait(Waiting.CONTROL_PLANE, "its cluster is not planned")
+    view = _cluster_view(world, cluster)
+    if not view.secrets:
+        return _wait(Waiting.SECRETS, "the cluster's certificate authorities are being made")
+    first = cluster.first_machine == m.uid
+    if first and not cluster.initialised and not view.initialised:
+        return Next(step=Bootstrap(cluster=cluster, machine=m, mode="init"), reason="it is to start the control plane")
+    if not view.api:
+        return _wait(Waiting.CONTROL_PLANE, "the control plane does not answer yet")
+    peers = _peers(world, cluster, m)
+    if not peers:
+        return _wait(Waiting.CONTROL_PLANE, "no control-plane machine is up to take it in")
+    if m.role == "control-plane" and _another_is_joining(world, cluster, m):
+        return _wait(Waiting.CONTROL_PLANE_BUSY, "another control-plane machine is joining")
+    return Next(
+        step=Bootstrap(cluster=cluster, machine=m, mode="join", peers=peers), reason="it is to join the cluster"
+    )
+
+
+def _another_is_joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> bool:
+    """True where another control-plane machine has begun to join and is no node yet, or comes first in order."""
+    for other in world.control_planes.get(cluster.key, ()):
+        if other.uid == m.uid or other.joined or is_node_of(world.inventory.node(m.cluster, other.name), other):
+            continue
+        domain = world.inventory.domain(other.server, other.uid)
+        begun = domain is not None and domain.value.bootstrap in {"running", "done"}
+        begun = begun or attempt(world, other.key, "Bootstrap").running
+        if begun or (other.desired == "run" and (other.created, other.uid) < (m.created, m.uid)):
+            return True
+    return False
+
+
+def _stop(m: MachineEntry, d: DomainView) -> Next:
+    if d.state in {"running", "paused"}:
+        return Next(step=StopDomain(machine=m), reason="it is to be off")
+    return SATISFIED
+
+
+def _drain(world: World, m: MachineEntry) -> Next:
+    cluster = world.blueprint.cluster(m.cluster)
+    node = world.inventory.node(m.cluster, m.name)
+    if cluster is None or cluster.desired == "absent":
+        return SATISFIED
+    view = _cluster_view(world, cluster)
+    member = m.name in view.etcd_members
+    if not is_node_of(node, m) and not member:
+        return SATISFIED
+    if not view.api:
+        return _wait(Waiting.CONTROL_PLANE, "the cluster's API does not answer, so its node can't be drained")
+    if is_node_of(node, m) and attempt(world, m.key, "DrainNode", m.generation).succeeded == 0.0:
+        return Next(step=DrainNode(cluster=cluster, machine=m), reason="its pods are to move away")
+    if member:
+        peers = _peers(world, cluster, m)
+        if not peers:
+            return _wait(Waiting.QUORUM, "no other control-plane machine is up")
+        return Next(
+            step=RemoveEtcdMember(cluster=cluster, machine=m, peers=peers), reason="it leaves etcd before it goes"
+        )
+    return Next(step=DeleteNode(cluster=cluster, machine=m), reason="it leaves the cluster")
+
+
+def _remove(world: World, m: MachineEntry, d: DomainView) -> Next:
+    polite = d.state == "running" and m.role == "vm" and d.guest_agent
+    if polite and attempt(world, m.key, "StopDomain", m.generation).succeeded == 0.0:
+        return Next(step=StopDomain(machine=m), reason="it is to end in good order")
+    if d.state != "absent":
+        return Next(step=RemoveDomain(machine=m), reason="it is to go")
+    cluster = world.blueprint.cluster(m.cluster)
+    if cluster is not None and cluster.desired == "present" and m.is_node:
+        leaving = _leave_behind(world, cluster, m)
+        if leaving is not None:
+            return leaving
+    if d.volume:
+        if m.retain_disk:
+            return Next(step=RetainVolume(machine=m), reason="its disk is kept (rule 9)")
+        return Next(step=DeleteVolume(machine=m), reason="its disk goes with it")
+    return SATISFIED
+
+
+def _leave_behind(world: World, cluster: ClusterEntry, m: MachineEntry) -> Next | None:
+    """What a machine that ended leaves at the cluster: an etcd member, a Node object. None: nothing."""
+    view = _cluster_view(world, cluster)
+    if not view.api:
+        return None
+    if m.name in view.etcd_members and len(view.etcd_members) > 1:
+        peers = _peers(world, cluster, m)
+        if peers:
+            return Next(
+                step=RemoveEtcdMember(cluster=cluster, machine=m, peers=peers), reason="its etcd member is left over"
+            )
+    if is_node_of(world.inventory.node(m.cluster, m.name), m):
+        return Next(step=DeleteNode(cluster=cluster, machine=m), reason="its Node object is left over")
+    return None
+
+
+# --- clusters and disks -----------------------------------------------------------------------------------------
+
+
+def _cluster(world: World, c: ClusterEntry) -> Next:
+    view = _cluster_view(world, c)
+    if c.desired == "absent":
+        if any(m.cluster == c.cluster for m in world.control_planes.get(c.key, ())):
+            return _wait(Waiting.DELETION, "its machines are still going")
+        if attempt(world, c.key, "DropSecrets", c.generation).succeeded == 0.0:
+            return Next(step=DropSecrets(cluster=c), reason="its certificate authorities go with it")
+        return SATISFIED
+    if not view.secrets:
+        return Next(step=MakeSecrets(cluster=c), reason="it has no certificate authorities yet")
+    if not view.api:
+        return SATISFIED
+    wanted = {f"{a.name}@{a.digest}" for a in c.addons} | {BASE_ADDON}
+    if not wanted <= set(view.addons):
+        return Next(step=InstallAddons(cluster=c), reason="its addons are not as declared")
+    return SATISFIED
+
+
+BASE_ADDON = "bedplate@1"
+"""Bedplate's own objects in every cluster; the number grows when they change."""
+
+
+def _retained_disk(world: World, r: RetainedDiskEntry) -> Next:
+    if r.desired == "present":
+        return SATISFIED
+    if attempt(world, r.key, "DeleteRetained", r.generation).succeeded:
+        return SATISFIED
+    server = world.inventory.server(r.server)
+    if server is None or not server.value.connected:
+        return _wait(Waiting.SERVER, f"server {r.server} is not connected")
+    step = DeleteRetained(server=r.server, disk_pool=r.disk_pool, uid=r.uid, generation=r.generation)
+    return Next(step=step, reason="it is no longer to be kept")
+
+
+# --- looking things up ------------------------------------------------------------------------------------------
+
+
+def _cluster_view(world: World, cluster: ClusterEntry) -> ClusterView:
+    observed = world.inventory.cluster(cluster.cluster)
+    return observed.value if observed is not None else ClusterView(cluster=cluster.cluster)
+
+
+def _peers(world: World, cluster: ClusterEntry, m: MachineEntry) -> tuple[MachineEntry, ...]:
+    """Other control-plane machines that are nodes and whose guests answer."""
+    peers: list[MachineEntry] = []
+    for other in world.control_planes.get(cluster.key, ()):
+        domain = world.inventory.domain(other.server, other.uid)
+        if other.uid == m.uid or other.desired not in {"run"} or domain is None:
+            continue
+        if domain.value.state == "running" and domain.value.guest_agent and _is_member(world, other, domain.value):
+            peers.append(other)
+    return tuple(peers)
+
+
+def _is_member(world: World, m: MachineEntry, d: DomainView) -> bool:
+    return d.bootstrap == "done" or m.joined or is_node_of(world.inventory.node(m.cluster, m.name), m)
+
+
+def is_node_of(node: Observation[NodeView] | None, m: MachineEntry) -> bool:
+    """True where the node was seen and is this machine's, not one of an earlier machine with that name."""
+    return node is not None and node.value.present and node.value.machine in {"", m.uid}
+
+
+def attempt(world: World, target: Key, step: str, generation: int | None = None) -> Attempt:
+    """The history of a step on a target; an empty one where it was made for another generation."""
+    found = world.attempts.get(target, {}).get(step)
+    if found is None or (generation is not None and found.generation != generation):
+        return Attempt()
+    return found
+
+
+Family = Literal["hypervisor", "bootstrap", "kubernetes"]
+
+
+def family(step: Step) -> Family:
+    """Which port runs the step."""
+    if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember):
+        return "bootstrap"
+    if isinstance(step, InstallAddons | DrainNode | DeleteNode):
+        return "kubernetes"
+    return "hypervisor"

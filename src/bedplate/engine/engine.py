@@ -1,0 +1,446 @@
+"""The loop: news comes in, planning decides, the store commits, the diff yields steps, drivers run them.
+
+Sans-I/O: `handle` takes one event and the time and returns commands. It never blocks, logs, or looks at a clock, so
+the runner drives it against the real world and the simulator against a virtual one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bedplate.checks.blueprint import Finding
+from bedplate.engine import messages as msg
+from bedplate.engine.admission import InFlight, backoff, deadline
+from bedplate.engine.diff import Next, World, next_for
+from bedplate.engine.projection import Projection
+from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
+from bedplate.model.attempts import Attempt
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry, apply_delta
+from bedplate.model.ids import ClusterKey, Generation, Key, OperationId, ServerName, key
+from bedplate.model.inventory import AnyView, DomainView, Observation
+from bedplate.model.journal import OperationRecord
+from bedplate.model.policy import Policy
+from bedplate.model.report import Report, Waiting, WaitingOn
+from bedplate.model.steps import Bootstrap, Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
+from bedplate.ports import ClusterAccess
+
+FOREVER = float("inf")
+
+Checker = Callable[[PlanInput, PlanResult], tuple[Finding, ...]]
+
+
+class Engine:
+    """One controller's mind. Give it `Started` first."""
+
+    def __init__(self, policy: Policy, seed: int, checker: Checker) -> None:
+        self.policy = policy
+        self._seed = seed
+        self._checker = checker
+        self._leading = False
+        self._observe_only = False
+        self._store_failed = False
+        self._out: list[msg.Command] = []
+        self._now = 0.0
+        self._changed: set[Key] | None = None  # None: everything
+        self._look: set[Key] = set()
+        self._plan_at = FOREVER
+        self._next_time = FOREVER
+        self._committing: tuple[Delta, Report] | None = None
+        self._wakeups: list[tuple[float, Key]] = []
+        self._counter = 0
+        self._timer = FOREVER
+        self._follow_stale = True
+        self._followed: dict[ClusterKey, ClusterAccess] = {}
+        self._cache: PlanCache | None = None
+        self.findings: tuple[Finding, ...] = ()
+        self.waiting: dict[Key, WaitingOn] = {}
+        self.next: dict[Key, Next] = {}
+        self.flight = InFlight()
+        self.inventory = InventoryState()
+        self.attempts = AttemptState({})
+        self.blueprint = Blueprint()
+        self.index = BlueprintIndex(self.blueprint)
+
+    # --- events ---
+
+    def handle(self, event: msg.Event, now: float) -> list[msg.Command]:
+        """Take one event at time `now` (seconds since the epoch, never decreasing); give what is to be done."""
+        self._out = []
+        self._now = max(now, self._now)
+        match event:
+            case msg.Started():
+                self._start(event)
+            case msg.SpecChanged():
+                self._spec_changed(event)
+            case msg.Observed():
+                self._observed(event.source, event.observations, event.full)
+            case msg.Committed():
+                self._committed(event)
+            case msg.CommitLost():
+                self._halt(event.message)
+            case msg.Journalled():
+                self._journalled(event.operation)
+            case msg.StepEnded():
+                self._step_ended(event.operation, event.result)
+            case msg.StoreFailed():
+                self._store_failed = True
+            case msg.StoreHealed():
+                self._store_failed = False
+                self._replan_all()
+            case msg.Accepted():
+                self._observe_only = False
+                self._replan_all()
+            case msg.Ticked():
+                self._timer = FOREVER
+        if self._leading:
+            self._turn()
+        return self._out
+
+    def _start(self, event: msg.Started) -> None:
+        self._store, self._epoch = event.store, event.epoch
+        self._spec = SpecState(event.spec)
+        self.blueprint = event.blueprint
+        self.index = BlueprintIndex(event.blueprint)
+        self.attempts = AttemptState({k: dict(v) for k, v in event.attempts.items()})
+        self._observe_only = event.observe_only
+        self._projection = Projection(dict(event.published))
+        self._leading = True
+        for operation in event.open_operations:
+            result = Unknown(message="the controller stopped before the answer came")
+            self._out.append(msg.Finish(operation=operation.id, finished=self._now, result=result))
+        self._replan_all()
+
+    def _replan_all(self) -> None:
+        self._changed = None
+        self._look.update(self.blueprint.entries)
+        self._plan_at = min(self._plan_at, self._now)
+
+    def _spec_changed(self, event: msg.SpecChanged) -> None:
+        for k, obj in event.changes.items():
+            dirty = self._spec.apply(k, obj)
+            self._projection.declared(k, obj)
+            if dirty is not None:
+                self._news([dirty])
+
+    def _observed(self, source: str, observations: Iterable[Observation[AnyView]], full: bool) -> None:
+        observations = tuple(observations)
+        for o in observations:
+            self._bootstrap_failure(o.value)
+        changed = self.inventory.apply(source, observations, full)
+        for view in changed:
+            self._follow_stale |= isinstance(view, DomainView)
+            touched = tuple(self.index.touched_by(view))
+            self._look.update(touched)
+            self._news([view.key, *touched])
+        if full and source.startswith("agent/"):
+            # Absence counts only from now on: all machines of that server are looked at anew.
+            machines = self.index.by_server.get(ServerName(source.removeprefix("agent/")), set())
+            self._look.update(machines)
+            self._news(machines)
+
+    def _bootstrap_failure(self, view: AnyView) -> None:
+        """A bootstrap ends in the guest, long after its step did: count its failure when it is first seen."""
+        if not isinstance(view, DomainView) or view.bootstrap != "failed":
+            return
+        old = self.inventory.view(view.key)
+        if isinstance(old, DomainView) and old.bootstrap == "failed" and old.detail == view.detail:
+            return
+        target = key("machine", view.uid)
+        detail = view.detail or "kubeadm failed without a word in its log"
+        self._failed(target, "Bootstrap", "BootstrapFailed", detail, permanent=False)
+        self._tell(target, "Warning", "BootstrapFailed", detail)
+
+    def _news(self, keys: Iterable[Key]) -> None:
+        """Plan soon: news is gathered for a tick, so that a busy fleet makes few blueprints."""
+        if self._changed is not None:
+            self._changed.update(keys)
+        self._plan_at = min(self._plan_at, self._now + self.policy.tick)
+
+    # --- the turn ---
+
+    def _turn(self) -> None:
+        for view in self.inventory.expired(self._now):
+            self._news([view.key, *self.index.touched_by(view)])
+        while self._wakeups and self._wakeups[0][0] <= self._now:
+            self._look.add(heapq.heappop(self._wakeups)[1])
+        if self._now >= self._next_time:
+            self._replan_all()
+            self._next_time = FOREVER
+        if self._plan_at <= self._now and self._committing is None and not self._store_failed:
+            self._plan()
+        if self._committing is None:
+            self._diff()
+            self._follow()
+        self._publish()
+        self._set_timer()
+
+    def _plan_input(self) -> PlanInput:
+        return PlanInput(
+            spec=self._spec.spec,
+            inventory=self.inventory.inventory,
+            parent=self.blueprint,
+            attempts=self.attempts.by_target,
+            policy=self.policy,
+            now=self._now,
+            seed=self._seed,
+            cache=self._cache,
+        )
+
+    def _plan(self) -> None:
+        self._plan_at = FOREVER
+        if self._observe_only:
+            return
+        if self._cache is None:
+            self._cache = PlanCache()
+        inp = self._plan_input()
+        result = plan(inp, None if self._changed is None else frozenset(self._changed))
+        self._changed = set()
+        self._next_time = min(self._next_time, result.next_time) if result.next_time > self._now else FOREVER
+        for k, waiting in result.report.waiting.items():
+            if waiting is None:
+                self.waiting.pop(k, None)
+            else:
+                self.waiting[k] = waiting
+            self._projection.touch(k)
+        self.findings = self._checker(inp, result)
+        if self.findings:
+            self._cache = None
+            for finding in self.findings:
+                self._tell(finding.key, "Warning", "PlanRefused", f"rule {finding.rule}: {finding.sentence}")
+            return
+        if result.delta.changes:
+            self._committing = (result.delta, result.report)
+            self._out.append(msg.Commit(delta=result.delta, epoch=self._epoch))
+
+    def _committed(self, event: msg.Committed) -> None:
+        if self._committing is None:
+            return
+        delta, report = self._committing
+        self._committing = None
+        self._follow_stale = True
+        old = self.blueprint
+        self.blueprint = apply_delta(old, delta, event.number)
+        for k, entry in delta.changes.items():
+            before = old.entries.get(k)
+            self.index.change(before, entry)
+            self._look.update(self._affected(before, entry))
+            self._look.add(k)
+            if entry is None:
+                self.attempts.drop(k)
+                self.next.pop(k, None)
+            self._projection.entry_changed(before, entry)
+        for change in report.changes:
+            self._tell(change.key, "Normal", change.action.capitalize(), change.sentence)
+        self._finalise(delta)
+
+    def _affected(self, before: AnyEntry | None, after: AnyEntry | None) -> Iterable[Key]:
+        entry = after or before
+        if isinstance(entry, ClusterEntry):
+            return self.index.by_cluster.get(entry.cluster, ())
+        if isinstance(entry, MachineEntry) and entry.role == "control-plane":
+            return self.index.by_cluster.get(entry.cluster, ())
+        return ()
+
+    def _finalise(self, delta: Delta) -> None:
+        """Let declared objects go whose last entry has gone; those without any entry are looked at in `_publish`."""
+        for k in delta.changes:
+            self._projection.touch(k)
+
+    # --- steps ---
+
+    def _diff(self) -> None:
+        if self._observe_only or self._store_failed:
+            return
+        world = World(
+            blueprint=self.blueprint,
+            inventory=self.inventory.inventory,
+            attempts=self.attempts.by_target,
+            now=self._now,
+            control_planes=self.index.control_planes,
+        )
+        look, self._look = self._look, set()
+        for k in sorted(look):
+            if k not in self.blueprint.entries or self.flight.on(k) is not None:
+                continue
+            found = next_for(world, k)
+            if found.step is not None:
+                found = self._admit(k, found, found.step)
+            if self.next.get(k) != found:
+                self.next[k] = found
+                self._projection.touch(k)
+
+    def _admit(self, k: Key, wanted: Next, step: Step) -> Next:
+        """Begin the step if it may begin now; else say what it waits on, and wake up for it."""
+        history = self.attempts.get(step.target, step.name)
+        ready_at = history.last + backoff(self.policy, history, step.target, step.name, self._seed)
+        if history.count and ready_at > self._now:
+            heapq.heappush(self._wakeups, (ready_at, k))
+            why = f"{step.name} failed {history.count} times, last: {history.last_error}"
+            return Next(waiting=Waiting.BACKOFF, reason=why)
+        if self.flight.on(step.target) is not None:
+            return Next(waiting=Waiting.STEP, reason=f"{step.name} is running")
+        if not self.flight.has_room(self.policy, step):
+            return Next(waiting=Waiting.CAPACITY, reason=f"enough steps are running on server {step.server} already")
+        self._begin(step, wanted.reason, history)
+        return wanted
+
+    def _begin(self, step: Step, reason: str, history: Attempt) -> None:
+        self._counter += 1
+        operation = OperationRecord(
+            id=OperationId(f"{self._epoch}-{self._counter}"),
+            step=step,
+            epoch=self._epoch,
+            attempt=history.count + 1,
+            started=self._now,
+            reason=reason,
+        )
+        self.flight.add(operation)
+        started = history.first or self._now
+        running = msgspec.structs.replace(history, first=started, running=True, generation=_generation(step))
+        self.attempts.set(step.target, step.name, running)
+        self._out.append(msg.Begin(operation=operation))
+
+    def _journalled(self, operation: OperationId) -> None:
+        record = self.flight.operations.get(operation)
+        if record is None:
+            return
+        ticket = Ticket(operation=operation, store=self._store, epoch=self._epoch, deadline=deadline(record.step))
+        self._out.append(msg.Run(step=record.step, ticket=ticket))
+
+    def _step_ended(self, operation: OperationId, result: StepResult) -> None:
+        record = self.flight.remove(operation)
+        if record is None:
+            return
+        self._out.append(msg.Finish(operation=operation, finished=self._now, result=result))
+        step = record.step
+        match result:
+            case Done():
+                self._succeeded(step)
+                if result.views:
+                    seen = (Observation(value=v, time=self._now, source="step") for v in result.views)
+                    self._observed("step", seen, full=False)
+            case Failed():
+                self._failed(step.target, step.name, result.reason, result.message, permanent=result.permanent)
+                self._tell(step.target, "Warning", result.reason, f"{step.name}: {result.message}")
+            case Refused():
+                self._failed(step.target, step.name, "Refused", result.message, permanent=False)
+                self._tell(step.target, "Warning", "Refused", f"{step.name}: {result.message}")
+            case Unknown():
+                self._failed(step.target, step.name, "Unknown", result.message, permanent=False)
+        self._look.add(step.target)
+        if step.server:
+            # Room on that server, and an image that several machines waited for.
+            waiting = self.index.by_server.get(step.server, set())
+            self._look.update(
+                k for k in waiting if isinstance(step, PullImage) or self._waits(k, Waiting.CAPACITY, Waiting.STEP)
+            )
+        self._projection.touch(step.target)
+        self._news([step.target])
+
+    def _waits(self, k: Key, *reasons: Waiting) -> bool:
+        found = self.next.get(k)
+        return found is not None and found.waiting in reasons
+
+    def _succeeded(self, step: Step) -> None:
+        history = self.attempts.get(step.target, step.name)
+        kept = history.count if isinstance(step, Bootstrap) else 0  # its failures are only seen later
+        self.attempts.set(
+            step.target,
+            step.name,
+            Attempt(
+                count=kept,
+                last=history.last,
+                last_error=history.last_error if kept else "",
+                last_error_reason=history.last_error_reason if kept else "",
+                succeeded=self._now,
+                generation=_generation(step),
+            ),
+        )
+
+    def _failed(self, target: Key, step: str, reason: str, message: str, *, permanent: bool) -> None:
+        history = self.attempts.get(target, step)
+        self.attempts.set(
+            target,
+            step,
+            msgspec.structs.replace(
+                history,
+                first=history.first or self._now,
+                last=self._now,
+                count=history.count + (10 if permanent else 1),
+                last_error_reason=reason,
+                last_error=message,
+                running=False,
+            ),
+        )
+        self._look.add(target)
+
+    # --- telling ---
+
+    def _tell(self, about: Key, type_: str, reason: str, message: str) -> None:
+        found = self._projection.event_target(about, self.blueprint)
+        if found is not None:
+            object_key, kind = found
+            self._out.append(msg.Record(about=object_key, kind=kind, type=type_, reason=reason, message=message))
+
+    def _publish(self) -> None:
+        if self._store_failed:
+            return
+        self._out.extend(self._projection.flush(self, self._now))
+
+    @property
+    def spec(self) -> SpecState:
+        """The declared objects as this engine knows them."""
+        return self._spec
+
+    def _follow(self) -> None:
+        if not self._follow_stale:
+            return
+        self._follow_stale = False
+        wanted: dict[ClusterKey, ClusterAccess] = {}
+        for cluster in self.blueprint.clusters():
+            machines = tuple(m for m in self.index.control_planes.get(cluster.key, ()) if self._may_answer(cluster, m))
+            if machines and cluster.desired == "present":
+                wanted[cluster.cluster] = ClusterAccess(
+                    cluster=cluster.cluster,
+                    secrets=cluster.secrets,
+                    endpoint=cluster.endpoint,
+                    port=cluster.port,
+                    control_planes=machines,
+                )
+        if wanted != self._followed:
+            self._followed = wanted
+            self._out.append(msg.Follow(clusters=wanted))
+
+    def _may_answer(self, cluster: ClusterEntry, m: MachineEntry) -> bool:
+        domain = self.inventory.inventory.domain(m.server, m.uid)
+        begun = domain is not None and domain.value.bootstrap in {"running", "done"}
+        return begun or m.joined or (cluster.initialised and cluster.first_machine == m.uid)
+
+    def _halt(self, message: str) -> None:
+        self._leading = False
+        self._out.append(msg.Halt(message=message))
+
+    def _set_timer(self) -> None:
+        at = min(
+            self._plan_at if self._committing is None else FOREVER,
+            self._next_time,
+            self._wakeups[0][0] if self._wakeups else FOREVER,
+            self.inventory.next_expiry(),
+        )
+        if at < FOREVER and at != self._timer:
+            self._timer = at
+            self._out.append(msg.SetTimer(at=max(at, self._now)))
+
+
+def _generation(step: Step) -> Generation:
+    machine = getattr(step, "machine", None)
+    if isinstance(machine, MachineEntry):
+        return machine.generation
+    cluster = getattr(step, "cluster", None)
+    if isinstance(cluster, ClusterEntry):
+        return cluster.generation
+    return getattr(step, "generation", Generation(0))

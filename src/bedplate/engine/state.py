@@ -1,0 +1,292 @@
+"""What the engine holds in memory, with the indexes that keep one change from costing a look at everything."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
+
+from bedplate.model.attempts import Attempt
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
+from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, key
+from bedplate.model.inventory import (
+    AnyView,
+    ClusterView,
+    DomainView,
+    Inventory,
+    NodeView,
+    Observation,
+    RetainedDiskView,
+    ServerView,
+)
+from bedplate.model.kinds.base import Object
+from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
+from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
+from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.spec import Spec
+
+
+class SpecState:
+    """The declared objects, changed in place; `spec` is the snapshot that planning reads."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._by_type: dict[type[Object], dict[Key, Object]] = {
+            Server: dict(spec.servers),
+            Network: dict(spec.networks),
+            DiskPool: dict(spec.disk_pools),
+            Image: dict(spec.images),
+            Release: dict(spec.releases),
+            Cluster: dict(spec.clusters),
+            NodePool: dict(spec.node_pools),
+            VirtualMachine: dict(spec.virtual_machines),
+        }
+        self._kinds = {t.__name__.lower(): objects for t, objects in self._by_type.items()}
+        self.doomed = set(spec.doomed_machines)
+        self.released = set(spec.released_disks)
+        self.spec = self._snapshot()
+
+    def _snapshot(self) -> Spec:
+        t = self._by_type
+        return Spec(
+            servers=t[Server],  # type: ignore[arg-type]
+            networks=t[Network],  # type: ignore[arg-type]
+            disk_pools=t[DiskPool],  # type: ignore[arg-type]
+            images=t[Image],  # type: ignore[arg-type]
+            releases=t[Release],  # type: ignore[arg-type]
+            clusters=t[Cluster],  # type: ignore[arg-type]
+            node_pools=t[NodePool],  # type: ignore[arg-type]
+            virtual_machines=t[VirtualMachine],  # type: ignore[arg-type]
+            doomed_machines=frozenset(self.doomed),
+            released_disks=frozenset(self.released),
+        )
+
+    def apply(self, k: Key, obj: Object | None) -> Key | None:
+        """Take one change in; give the key that planning must look at, or None where it does not matter."""
+        if isinstance(obj, Machine | RetainedDisk):
+            return self._mark(obj)
+        objects = self._kinds.get(k.split("/", 1)[0])
+        if objects is None:
+            return None
+        old = objects.get(k)
+        if obj is None:
+            objects.pop(k, None)
+            return k
+        objects[k] = obj
+        same = old is not None and (
+            old.metadata.generation == obj.metadata.generation
+            and old.metadata.uid == obj.metadata.uid
+            and old.metadata.deletion_timestamp == obj.metadata.deletion_timestamp
+            and old.metadata.labels == obj.metadata.labels
+        )
+        return None if same else k
+
+    def _mark(self, obj: Machine | RetainedDisk) -> Key | None:
+        if obj.metadata.deletion_timestamp is None:
+            return None
+        marks, uid, kind = (
+            (self.doomed, obj.metadata.uid, "machine")
+            if isinstance(obj, Machine)
+            else (self.released, obj.spec.machine_uid, "retained-disk")
+        )
+        if uid in marks:
+            return None
+        marks.add(uid)
+        self.spec = self._snapshot()
+        return key(kind, uid)
+
+
+class InventoryState:
+    """The observations, changed in place, with the time at which each stops being good."""
+
+    def __init__(self) -> None:
+        self._observations: dict[Key, Observation[AnyView]] = {}
+        self._by_uid: dict[MachineUid, frozenset[Key]] = {}
+        self._by_source: dict[str, set[Key]] = defaultdict(set)
+        self._expiry: list[tuple[float, Key]] = []
+        self.synced: set[str] = set()
+        self.inventory = self._snapshot()
+
+    def _snapshot(self) -> Inventory:
+        return Inventory(observations=self._observations, domains_by_uid=self._by_uid, synced=frozenset(self.synced))
+
+    def apply(self, source: str, observations: Iterable[Observation[AnyView]], full: bool) -> list[AnyView]:
+        """Take a collector's changes in; give the views that differ from what was known (of gone ones, the last)."""
+        changed: list[AnyView] = []
+        given: set[Key] = set()
+        for o in observations:
+            given.add(o.value.key)
+            if self._set(source, o):
+                changed.append(o.value)
+        if full:
+            for gone in self._by_source[source] - given:
+                old = self._observations.get(gone)
+                if old is not None:
+                    changed.append(old.value)
+                self._drop(source, gone)
+        synced = self.synced.copy()
+        if full:
+            synced.add(source)
+        for view in changed:
+            if isinstance(view, ServerView) and not view.connected:
+                synced.discard(f"agent/{view.server}")
+        if synced != self.synced:
+            self.synced = synced
+            self.inventory = self._snapshot()
+        return changed
+
+    def _set(self, source: str, o: Observation[AnyView]) -> bool:
+        view, k = o.value, o.value.key
+        old = self._observations.get(k)
+        if old is not None and o.time < old.time:
+            return False
+        if isinstance(view, ClusterView) and old is not None and isinstance(old.value, ClusterView):
+            view = _merge_cluster(old.value, view, source)
+            o = msgspec.structs.replace(o, value=view)
+        self._observations[k] = o
+        if source != "step":
+            self._by_source[source].add(k)
+        if isinstance(view, DomainView):
+            self._by_uid[view.uid] = self._by_uid.get(view.uid, frozenset()) | {k}
+            if source == "step":
+                self._by_source[f"agent/{view.server}"].add(k)
+        if o.good_until != float("inf"):
+            heapq.heappush(self._expiry, (o.good_until, k))
+        return old is None or old.value != view
+
+    def _drop(self, source: str, k: Key) -> None:
+        old = self._observations.pop(k, None)
+        self._by_source[source].discard(k)
+        if old is not None and isinstance(old.value, DomainView):
+            uid = old.value.uid
+            rest = self._by_uid.get(uid, frozenset[Key]()) - {k}
+            if rest:
+                self._by_uid[uid] = rest
+            else:
+                self._by_uid.pop(uid, None)
+
+    def view(self, k: Key) -> AnyView | None:
+        """The last view of that key."""
+        o = self._observations.get(k)
+        return None if o is None else o.value
+
+    def expired(self, now: float) -> list[AnyView]:
+        """Views whose time has just run out."""
+        out: list[AnyView] = []
+        while self._expiry and self._expiry[0][0] <= now:
+            _, k = heapq.heappop(self._expiry)
+            o = self._observations.get(k)
+            if o is not None and o.good_until <= now:
+                out.append(o.value)
+        return out
+
+    def next_expiry(self) -> float:
+        """When the next view runs out; infinity where none does."""
+        return self._expiry[0][0] if self._expiry else float("inf")
+
+
+def _merge_cluster(old: ClusterView, new: ClusterView, source: str) -> ClusterView:
+    """Keep what only another collector knows: the follower can't see secrets, a step can't see the API."""
+    if source == "step":
+        return msgspec.structs.replace(
+            old,
+            secrets=new.secrets,
+            initialised=old.initialised or new.initialised,
+            addons=new.addons or old.addons,
+            etcd_members=new.etcd_members or old.etcd_members,
+        )
+    return msgspec.structs.replace(
+        new,
+        secrets=old.secrets or new.secrets,
+        initialised=old.initialised or new.initialised,
+        addons=new.addons or old.addons,
+        etcd_members=new.etcd_members if new.api else old.etcd_members,
+    )
+
+
+class BlueprintIndex:
+    """Which entries belong to a server, a cluster, a node's name; kept in step with the blueprint."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self.by_server: dict[ServerName, set[Key]] = defaultdict(set)
+        self.by_cluster: dict[ClusterKey, set[Key]] = defaultdict(set)
+        self.by_node: dict[tuple[ClusterKey, str], Key] = {}
+        self.by_owner: dict[Key, set[Key]] = defaultdict(set)
+        self.control_planes: dict[Key, tuple[MachineEntry, ...]] = {}
+        self._control_plane_of: dict[Key, ClusterKey] = {}
+        for entry in blueprint.entries.values():
+            self._add(entry)
+
+    def change(self, old: AnyEntry | None, new: AnyEntry | None) -> None:
+        """Follow one entry from old to new; None: not there."""
+        if isinstance(old, MachineEntry):
+            self._remove(old)
+        if new is not None:
+            self._add(new)
+
+    def _remove(self, m: MachineEntry) -> None:
+        self.by_server[m.server].discard(m.key)
+        self.by_owner[m.owner].discard(m.key)
+        if not m.is_node:
+            return
+        self.by_cluster[m.cluster].discard(m.key)
+        self.by_node.pop((m.cluster, m.name), None)
+        if m.role == "control-plane":
+            k = key("cluster", m.cluster)
+            self._control_plane_of.pop(m.key, None)
+            self.control_planes[k] = tuple(o for o in self.control_planes.get(k, ()) if o.uid != m.uid)
+
+    def _add(self, entry: AnyEntry) -> None:
+        if isinstance(entry, ClusterEntry):
+            self.by_cluster[entry.cluster].add(entry.key)
+        if not isinstance(entry, MachineEntry):
+            return
+        self.by_server[entry.server].add(entry.key)
+        self.by_owner[entry.owner].add(entry.key)
+        if not entry.is_node:
+            return
+        self.by_cluster[entry.cluster].add(entry.key)
+        self.by_node[entry.cluster, entry.name] = entry.key
+        if entry.role == "control-plane":
+            k = key("cluster", entry.cluster)
+            self._control_plane_of[entry.key] = entry.cluster
+            machines = (*self.control_planes.get(k, ()), entry)
+            self.control_planes[k] = tuple(sorted(machines, key=lambda m: (m.created, m.uid)))
+
+    def touched_by(self, view: AnyView) -> Iterable[Key]:
+        """Entries that may need another look because of this view."""
+        match view:
+            case ServerView():
+                return tuple(self.by_server.get(view.server, ()))
+            case DomainView():
+                return self._with_cluster(key("machine", view.uid))
+            case NodeView():
+                found = self.by_node.get((view.cluster, view.name))
+                return () if found is None else self._with_cluster(found)
+            case ClusterView():
+                return tuple(self.by_cluster.get(view.cluster, ()))
+            case RetainedDiskView():
+                return (key("retained-disk", view.uid), key("machine", view.uid))
+
+    def _with_cluster(self, k: Key) -> Iterable[Key]:
+        """The machine itself; and where it is of a control plane, its cluster's other entries that may wait on it."""
+        cluster = self._control_plane_of.get(k)
+        return (k,) if cluster is None else (k, *self.by_cluster.get(cluster, ()))
+
+
+class AttemptState:
+    """The history of steps by target."""
+
+    def __init__(self, attempts: dict[Key, dict[str, Attempt]]) -> None:
+        self.by_target = attempts
+
+    def get(self, target: Key, step: str) -> Attempt:
+        return self.by_target.get(target, {}).get(step, Attempt())
+
+    def set(self, target: Key, step: str, value: Attempt) -> None:
+        self.by_target.setdefault(target, {})[step] = value
+
+    def drop(self, target: Key) -> None:
+        self.by_target.pop(target, None)

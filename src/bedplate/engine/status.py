@@ -1,0 +1,337 @@
+"""Status of each kind as a pure function of what the engine knows: the truth for programs, a phase for eyes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from bedplate.engine.diff import is_node_of
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.ids import Key, ServerName, cluster_key, key
+from bedplate.model.inventory import DomainView, ServerView
+from bedplate.model.kinds.cluster import (
+    Cluster,
+    ClusterStatus,
+    Machine,
+    MachineSpec,
+    MachineStatus,
+    NodePool,
+    NodePoolStatus,
+)
+from bedplate.model.kinds.control import RetainedDisk, RetainedDiskSpec
+from bedplate.model.kinds.infrastructure import (
+    DiskPool,
+    DiskPoolStatus,
+    Network,
+    NetworkStatus,
+    PoolStatus,
+    Server,
+    ServerStatus,
+)
+from bedplate.model.kinds.virtual_machine import VirtualMachine, VirtualMachineStatus
+from bedplate.model.lifecycle import Phase, phase_of
+from bedplate.model.meta import Condition, ObjectMeta
+from bedplate.model.quantity import format_mib
+from bedplate.model.spec import object_key
+
+if TYPE_CHECKING:
+    from bedplate.engine.engine import Engine
+
+CLUSTER_LABEL = "bedplate.dev/cluster"
+POOL_LABEL = "bedplate.dev/pool"
+ROLE_LABEL = "bedplate.dev/role"
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _ready(ok: bool, reason: str, message: str, generation: int) -> tuple[Condition, ...]:
+    return (
+        Condition(
+            type="Ready",
+            status="True" if ok else "False",
+            reason=reason,
+            message=message,
+            observed_generation=generation,
+        ),
+    )
+
+
+def _entries(engine: Engine, owner: Key) -> list[MachineEntry]:
+    found = (engine.blueprint.entries[k] for k in sorted(engine.index.by_owner.get(owner, ())))
+    return [e for e in found if isinstance(e, MachineEntry)]
+
+
+def _domain(engine: Engine, m: MachineEntry) -> DomainView | None:
+    seen = engine.inventory.inventory.domain(m.server, m.uid)
+    return None if seen is None else seen.value
+
+
+def machine_phase(engine: Engine, m: MachineEntry) -> Phase:
+    """Where a machine is in its life."""
+    node = engine.inventory.inventory.node(m.cluster, m.name) if m.is_node else None
+    mine = node if is_node_of(node, m) else None
+    failing = any(a.count >= 2 for a in engine.attempts.by_target.get(m.key, {}).values())
+    return phase_of(
+        m,
+        _domain(engine, m),
+        node_ready=None if mine is None else mine.value.ready,
+        preparing=engine.flight.on(m.key) is None and _domain(engine, m) is None,
+        failing=failing,
+    )
+
+
+def _what_now(engine: Engine, k: Key) -> tuple[str, str, str]:
+    """Give the running step, and the reason and sentence of what is waited on (empty where nothing is)."""
+    running = engine.flight.on(k)
+    if running is not None:
+        return running.step.name, "StepRunning", f"{running.step.name}: {running.reason}"
+    waiting = engine.waiting.get(k)
+    if waiting is not None:
+        return "", waiting.reason.value, waiting.sentence
+    upcoming = engine.next.get(k)
+    if upcoming is not None and upcoming.waiting is not None:
+        return "", upcoming.waiting.value, upcoming.reason
+    if upcoming is not None and upcoming.step is not None:
+        return upcoming.step.name, "StepRunning", f"{upcoming.step.name}: {upcoming.reason}"
+    return "", "", ""
+
+
+def machine(engine: Engine, m: MachineEntry) -> Machine:
+    """The derived Machine of a node's entry."""
+    phase = machine_phase(engine, m)
+    step, reason, sentence = _what_now(engine, m.key)
+    ready = phase is Phase.READY
+    message = "its node is Ready" if ready else sentence
+    failure = _last_failure(engine, m.key)
+    if not ready and failure and failure not in message:
+        message = f"{message}; last failure: {failure}" if message else failure
+    pool = m.owner.split("/")[-1] if m.role == "worker" else ""
+    owner_kind = "NodePool" if m.role == "worker" else "Cluster"
+    labels = {CLUSTER_LABEL: m.cluster.split("/")[-1], ROLE_LABEL: m.role} | ({POOL_LABEL: pool} if pool else {})
+    return Machine(
+        metadata=ObjectMeta(name=m.name, namespace=m.namespace, uid=m.uid, labels=labels),
+        spec=MachineSpec(
+            cluster=m.cluster.split("/")[-1],
+            pool=pool or owner_kind.lower(),
+            role="control-plane" if m.role == "control-plane" else "worker",
+            substrate=m.substrate,
+            server=m.server,
+            address=m.nic.address,
+            cpu=m.cpu,
+            memory=format_mib(m.memory_mib),
+            image=m.image.name,
+            version=m.version,
+        ),
+        status=MachineStatus(
+            observed_generation=m.generation,
+            phase=phase.value,
+            conditions=_ready(ready, "NodeReady" if ready else reason or phase.value, message, m.generation),
+            node_name=m.name if phase in {Phase.READY, Phase.DRAINING} else "",
+            boots=m.boot,
+            step=step,
+        ),
+    )
+
+
+def _last_failure(engine: Engine, k: Key) -> str:
+    failures = [a for a in engine.attempts.by_target.get(k, {}).values() if a.count and a.last_error]
+    return max(failures, key=lambda a: a.last).last_error if failures else ""
+
+
+def retained_disk(r: RetainedDiskEntry) -> RetainedDisk:
+    """The derived RetainedDisk of its entry."""
+    return RetainedDisk(
+        metadata=ObjectMeta(name=r.name, namespace=r.namespace),
+        spec=RetainedDiskSpec(
+            machine=r.name,
+            machine_uid=r.uid,
+            server=r.server,
+            disk_pool=r.disk_pool,
+            volume=f"retained/{r.uid}.qcow2",
+            reason=r.reason,
+            expires=timestamp(r.expires) if r.expires else None,
+        ),
+    )
+
+
+def cluster(engine: Engine, c: Cluster) -> ClusterStatus:
+    """A cluster is Ready when its API answers and every control-plane machine and every pool is as declared."""
+    k = object_key(c)
+    ck = cluster_key(c.metadata.namespace, c.metadata.name)
+    entry = engine.blueprint.entries.get(k)
+    machines = _cluster_machines(engine, k, ck)
+    ready = [m for m in machines if machine_phase(engine, m) is Phase.READY]
+    planes = [m for m in machines if m.role == "control-plane"]
+    planes_ready = sum(1 for m in ready if m.role == "control-plane")
+    observed = engine.inventory.inventory.cluster(ck)
+    api = observed is not None and observed.value.api
+    wanted = c.spec.control_plane.replicas + sum(
+        p.spec.replicas
+        for p in engine.spec.spec.node_pools.values()
+        if p.spec.cluster == c.metadata.name and p.metadata.namespace == c.metadata.namespace
+    )
+    _, reason, sentence = _what_now(engine, k)
+    complete = api and len(ready) >= wanted and planes_ready >= c.spec.control_plane.replicas
+    if c.metadata.deletion_timestamp:
+        phase, reason = "Deleting", "Deleting"
+        message = f"{len(machines)} machines are still going"
+    elif complete:
+        phase, reason, message = "Ready", "AllNodesReady", f"{len(ready)} of {wanted} nodes are Ready"
+    else:
+        phase = "Provisioning" if not api else "Scaling"
+        message = sentence or f"{len(ready)} of {wanted} nodes are Ready"
+        reason = reason or "NodesNotReady"
+    present = isinstance(entry, ClusterEntry)
+    return ClusterStatus(
+        observed_generation=c.metadata.generation,
+        phase=phase,
+        conditions=(
+            *_ready(complete and not c.metadata.deletion_timestamp, reason, message, c.metadata.generation),
+            Condition(
+                type="ControlPlaneAvailable",
+                status="True" if api else "False",
+                reason="APIAnswers" if api else "APIDoesNotAnswer",
+                observed_generation=c.metadata.generation,
+            ),
+        ),
+        version=entry.version if present else c.status.version,
+        endpoint=f"{entry.endpoint}:{entry.port}" if present and entry.endpoint else c.status.endpoint,
+        control_plane_replicas=len(planes),
+        control_plane_ready=planes_ready,
+        nodes=len(machines),
+        nodes_ready=len(ready),
+    )
+
+
+def _cluster_machines(engine: Engine, k: Key, ck: str) -> list[MachineEntry]:
+    keys = engine.index.by_cluster.get(ck, set())  # type: ignore[arg-type]
+    found = (engine.blueprint.entries.get(x) for x in sorted(keys) if x != k)
+    return [e for e in found if isinstance(e, MachineEntry)]
+
+
+def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
+    """A pool is Ready when it has as many Ready nodes as declared and none that is to go."""
+    k = object_key(p)
+    machines = _entries(engine, k)
+    running = [m for m in machines if m.desired == "run"]
+    ready = sum(1 for m in running if machine_phase(engine, m) is Phase.READY)
+    complete = ready == p.spec.replicas == len(machines)
+    _, reason, sentence = _what_now(engine, k)
+    message = sentence or f"{ready} of {p.spec.replicas} nodes are Ready"
+    entry = engine.blueprint.cluster(cluster_key(p.metadata.namespace, p.spec.cluster))
+    return NodePoolStatus(
+        observed_generation=p.metadata.generation,
+        phase="Ready" if complete else "Scaling",
+        conditions=_ready(complete, "AllNodesReady" if complete else reason or "NodesNotReady", message,
+                          p.metadata.generation),
+        replicas=len(machines),
+        ready_replicas=ready,
+        updated_replicas=len(running),
+        selector=f"{POOL_LABEL}={p.metadata.name}",
+        version=entry.version if entry is not None else "",
+    )  # fmt: skip
+
+
+def virtual_machine(engine: Engine, v: VirtualMachine) -> VirtualMachineStatus:
+    """A user's VM is Ready when it is as its run strategy wants it."""
+    machines = _entries(engine, object_key(v))
+    generation = v.metadata.generation
+    if not machines:
+        _, reason, sentence = _what_now(engine, object_key(v))
+        return VirtualMachineStatus(
+            observed_generation=generation,
+            phase="Pending",
+            conditions=_ready(False, reason or "Pending", sentence, generation),
+        )
+    m = machines[0]
+    phase = machine_phase(engine, m)
+    step, reason, sentence = _what_now(engine, m.key)
+    ready = phase in {Phase.READY, Phase.RUNNING} if m.desired == "run" else phase is Phase.STOPPED
+    domain = _domain(engine, m)
+    return VirtualMachineStatus(
+        observed_generation=generation,
+        phase=phase.value,
+        conditions=_ready(ready, phase.value if ready else reason or phase.value, sentence, generation),
+        server=m.server,
+        address=m.nic.address,
+        domain_state=domain.state if domain is not None else "",
+        boots=m.boot,
+        step=step,
+    )
+
+
+def server(engine: Engine, s: Server) -> ServerStatus:
+    """A server is Ready when its agent is connected and libvirt answers."""
+    name = ServerName(s.metadata.name)
+    observed = engine.inventory.inventory.server(name)
+    view = observed.value if observed is not None else ServerView(server=name, connected=False)
+    machines = [engine.blueprint.entries[k] for k in engine.index.by_server.get(name, ())]
+    entries = [e for e in machines if isinstance(e, MachineEntry)]
+    ok = view.connected and not view.error
+    message = view.error or ("" if view.connected else "its agent is not connected")
+    return ServerStatus(
+        observed_generation=s.metadata.generation,
+        phase="Ready" if ok else "NotReady",
+        conditions=_ready(ok, "AgentConnected" if ok else "AgentNotConnected", message, s.metadata.generation),
+        host_uuid=view.host_uuid,
+        address=view.address,
+        agent_version=view.agent_version,
+        cpus=view.cpus,
+        memory=format_mib(view.memory_mib) if view.memory_mib else "",
+        allocated_cpus=sum(e.cpu for e in entries),
+        allocated_memory=format_mib(sum(e.memory_mib for e in entries)),
+        accelerator=view.accelerator,
+        machines=len(entries),
+        disk_pools=tuple(
+            # Free space is shown in whole tens of GiB, so that it is no news every second.
+            PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=f"{p.free_mib // 10240 * 10}Gi")
+            for p in view.pools
+        ),
+        bridges=view.bridges,
+    )
+
+
+def network(engine: Engine, n: Network) -> NetworkStatus:
+    """How many of the network's machine addresses are taken."""
+    used = sum(1 for m in engine.blueprint.machines() if m.nic.network == n.metadata.name)
+    total = sum(int(ip_address(r.last)) - int(ip_address(r.first)) + 1 for r in n.spec.ranges)
+    return NetworkStatus(
+        observed_generation=n.metadata.generation, phase="Ready", addresses_total=total, addresses_used=used
+    )
+
+
+def disk_pool(engine: Engine, d: DiskPool) -> DiskPoolStatus:
+    """Capacity and free space: of a shared pool once, of local pools in all."""
+    views = [
+        pool
+        for k in engine.spec.spec.servers
+        if isinstance(view := engine.inventory.view(k), ServerView) and (pool := view.pool(d.metadata.name)) is not None
+    ]
+    if d.spec.type == "shared":
+        views = views[:1]
+    return DiskPoolStatus(
+        observed_generation=d.metadata.generation,
+        phase="Ready" if views else "Pending",
+        capacity=format_mib(sum(v.capacity_mib for v in views)) if views else "",
+        free=f"{sum(v.free_mib for v in views) // 10240 * 10}Gi" if views else "",
+        retained=sum(
+            1
+            for e in engine.blueprint.entries.values()
+            if isinstance(e, RetainedDiskEntry) and e.disk_pool == d.metadata.name
+        ),
+    )
+
+
+def nothing_left(engine: Engine, k: Key) -> bool:
+    """True when a deleted object has nothing in the blueprint any more."""
+    if engine.index.by_owner.get(k):
+        return False
+    kind, *rest = k.split("/")
+    if kind == "cluster":
+        ck = "/".join(rest)
+        return k not in engine.blueprint.entries and not engine.index.by_cluster.get(ck, set()) - {key("cluster", ck)}  # type: ignore[arg-type]
+    return True

@@ -1,0 +1,92 @@
+"""The life of a machine as a table; the diagram in the docs is made from it.
+
+A phase is for eyes only: it is derived anew from what is planned and observed, never kept.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.inventory import DomainView
+
+
+class Phase(Enum):
+    """Where a machine is in its life."""
+
+    PENDING = "Pending"
+    CREATING = "Creating"
+    BOOTING = "Booting"
+    JOINING = "Joining"
+    RUNNING = "Running"
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    DOWN = "Down"
+    STOPPED = "Stopped"
+    FAILING = "Failing"
+    DRAINING = "Draining"
+    DELETING = "Deleting"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.PENDING: frozenset({Phase.CREATING, Phase.DELETING}),
+    Phase.CREATING: frozenset({Phase.BOOTING, Phase.FAILING, Phase.STOPPED, Phase.DELETING}),
+    Phase.BOOTING: frozenset({Phase.JOINING, Phase.RUNNING, Phase.READY, Phase.DOWN, Phase.FAILING, Phase.DELETING}),
+    Phase.JOINING: frozenset({Phase.READY, Phase.NOT_READY, Phase.DOWN, Phase.FAILING, Phase.DELETING}),
+    Phase.RUNNING: frozenset({Phase.STOPPED, Phase.DOWN, Phase.DELETING}),
+    Phase.READY: frozenset({Phase.NOT_READY, Phase.DOWN, Phase.DRAINING, Phase.DELETING}),
+    Phase.NOT_READY: frozenset({Phase.READY, Phase.DOWN, Phase.DRAINING, Phase.DELETING}),
+    Phase.DOWN: frozenset({Phase.BOOTING, Phase.FAILING, Phase.DELETING}),
+    Phase.STOPPED: frozenset({Phase.BOOTING, Phase.DELETING}),
+    Phase.FAILING: frozenset({Phase.CREATING, Phase.BOOTING, Phase.JOINING, Phase.READY, Phase.DELETING}),
+    Phase.DRAINING: frozenset({Phase.DELETING}),
+    Phase.DELETING: frozenset(),
+}
+"""What can follow what, in one observation."""
+
+
+def phase_of(
+    m: MachineEntry, domain: DomainView | None, *, node_ready: bool | None, preparing: bool, failing: bool
+) -> Phase:
+    """Derive a machine's phase.
+
+    Args:
+        m: what is planned.
+        domain: what its server shows; None: nothing yet.
+        node_ready: whether its Node is Ready; None: there is none.
+        preparing: nothing is being done to it yet.
+        failing: a step of it has failed more than once in a row.
+    """
+    if m.desired == "remove":
+        return Phase.DELETING
+    if m.desired == "drain":
+        return Phase.DRAINING
+    running = domain is not None and domain.state == "running"
+    if m.desired == "stop":
+        return Phase.STOPPED if not running else Phase.RUNNING
+    if running and node_ready:
+        return Phase.READY
+    if failing:
+        return Phase.FAILING
+    if domain is None or (domain.state == "absent" and not domain.volume):
+        return Phase.PENDING if preparing else Phase.CREATING
+    if not running:
+        return Phase.DOWN if domain.boot >= m.boot else Phase.CREATING
+    return _running_phase(m, domain, node_ready)
+
+
+def _running_phase(m: MachineEntry, domain: DomainView, node_ready: bool | None) -> Phase:
+    if node_ready is not None:
+        return Phase.NOT_READY
+    if not domain.guest_agent and m.image.bootstrap == "guest-agent":
+        return Phase.BOOTING
+    return Phase.JOINING if m.is_node else Phase.RUNNING
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.PENDING.value}"]
+    for phase, followers in TRANSITIONS.items():
+        lines.extend(f"    {phase.value} --> {f.value}" for f in sorted(followers, key=lambda p: p.value))
+    lines.append(f"    {Phase.DELETING.value} --> [*]")
+    return "\n".join(lines)
