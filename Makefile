@@ -31,7 +31,7 @@ test-long: test
 	.venv/bin/pytest -m long tests/e2e
 
 demo: $(STAMP)
-	@scripts/demo
+	$(PYTHON) scripts/demo.py
 
 bench: $(STAMP)
 	$(PYTHON) -m bench
