@@ -1,0 +1,147 @@
+"""The main job for real: three hypervisors, a Kubernetes cluster on them, a Service answering over two nodes.
+
+Run by `make demo`. `--keep` (or `make demo KEEP=1`) leaves the lab running, to go on by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BEDPLATE = [str(Path(sys.executable).parent / "bedplate")]
+PHASES: list[tuple[str, float]] = []
+
+WORKLOAD = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule,
+           labelSelector: {matchLabels: {app: hello}}}
+      containers:
+        - name: hello
+          image: IMAGE
+          imagePullPolicy: Never
+          args: [netexec, --http-port=8080]
+          readinessProbe: {httpGet: {path: /hostname, port: 8080}, timeoutSeconds: 5}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec:
+  type: NodePort
+  selector: {app: hello}
+  ports: [{port: 80, targetPort: 8080}]
+"""
+
+
+def say(text: str) -> None:
+    """A headline."""
+    print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+
+def run(*argv: str, phase: str = "", stdin: str | None = None, show: bool = True) -> str:
+    """Run a command as a user would, show it, and time it under its phase."""
+    words = ["bedplate", *argv[1:]] if argv[0] == BEDPLATE[0] else list(argv)
+    if show:
+        print(f"$ {' '.join(words)}", flush=True)
+    began = time.monotonic()
+    captured = not show or stdin is not None
+    done = subprocess.run(argv, input=stdin, text=True, stdout=subprocess.PIPE if captured else None, check=False)
+    if phase:
+        PHASES.append((phase, time.monotonic() - began))
+    if done.returncode:
+        raise SystemExit(f"demo: {' '.join(words)} ended with {done.returncode}")
+    if captured and show and done.stdout:
+        print(done.stdout, end="", flush=True)
+    return done.stdout or ""
+
+
+def bedplate(*argv: str, phase: str = "", **kwargs: object) -> str:
+    """Run Bedplate's own command."""
+    return run(*BEDPLATE, *argv, phase=phase, **kwargs)  # type: ignore[arg-type]
+
+
+def answers(kubectl: list[str], wanted: int) -> set[str]:
+    """Ask the Service through the API server's proxy until so many different pods have answered."""
+    seen: set[str] = set()
+    deadline = time.monotonic() + 240
+    path = "/api/v1/namespaces/default/services/hello:80/proxy/hostname"
+    while len(seen) < wanted and time.monotonic() < deadline:
+        done = subprocess.run(
+            [*kubectl, "get", "--raw", path], text=True, capture_output=True, timeout=60, check=False
+        )
+        if done.returncode == 0 and done.stdout.strip():
+            seen.add(done.stdout.strip())
+        else:
+            time.sleep(1)
+    return seen
+
+
+def main() -> None:
+    """The whole demonstration; ends with the time that each phase took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", default=os.environ.get("KEEP", "") not in {"", "0"})
+    keep = parser.parse_args().keep
+    began = time.monotonic()
+    say("A Kubernetes release and a node image (built on the first run, then cached)")
+    bedplate("release", "build", "1.35.3", phase="release")
+    bedplate("image", "build", "--release", "1.35.3", phase="node image")
+    try:
+        say("Three hypervisors, and the controller")
+        bedplate("lab", "up", "--hypervisors", "3", phase="lab")
+        bedplate("get", "servers")
+        cluster()
+    finally:
+        if keep:
+            say("The lab goes on. Try: bedplate get machines; bedplate lab down ends it")
+        else:
+            say("Taking it all down")
+            bedplate("lab", "down", phase="lab down")
+    say("Time by phase")
+    for name, seconds in PHASES:
+        print(f"  {name:<34}{seconds:8.1f} s")
+    print(f"  {'in all':<34}{time.monotonic() - began:8.1f} s")
+
+
+def cluster() -> None:
+    """Declare a cluster, wait for it, run a workload in it, grow it, delete it."""
+    say("Declare a cluster, get a cluster")
+    bedplate("plan", "-f", "examples/demo.yaml", phase="plan")
+    bedplate("apply", "-f", "examples/demo.yaml", "--wait", "--timeout", "1500", phase="apply to Ready")
+    bedplate("get", "machines", "-o", "wide")
+    say("kubectl talks to it")
+    kubeconfig = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.kubeconfig")
+    bedplate("kubeconfig", "demo", "-o", kubeconfig)
+    try:
+        release = json.loads(bedplate("release", "path", "1.35.3", "-o", "json", show=False))
+        kubectl = [release["kubectl"], "--kubeconfig", kubeconfig]
+        run(*kubectl, "get", "nodes", "-o", "wide")
+        workload = WORKLOAD.replace("IMAGE", release["agnhost"])
+        run(*kubectl, "apply", "-f", "-", stdin=workload)
+        run(*kubectl, "rollout", "status", "deployment/hello", "--timeout=600s", phase="two pods Ready")
+        pods = answers(kubectl, 2)
+        print(f"The Service answers from {len(pods)} pods: {', '.join(sorted(pods))}")
+        if len(pods) < 2:
+            raise SystemExit("demo: the Service did not answer from two pods")
+        run(*kubectl, "get", "pods", "-o", "wide")
+    finally:
+        Path(kubeconfig).unlink(missing_ok=True)
+    say("And take it away again")
+    bedplate("delete", "cluster", "demo", "--wait", phase="delete")
+
+
+if __name__ == "__main__":
+    main()

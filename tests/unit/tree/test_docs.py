@@ -1,0 +1,26 @@
+"""Docs that are made from the code are what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bedplate.model.lifecycle import TRANSITIONS, Phase, diagram
+
+CONCEPTS = Path(__file__).parents[3] / "docs" / "concepts.md"
+
+
+def test_lifecycle_diagram_in_the_docs_is_the_table() -> None:
+    text = CONCEPTS.read_text()
+    shown = text.split("<!-- lifecycle:begin -->")[1].split("<!-- lifecycle:end -->")[0]
+    assert shown.strip() == f"```mermaid\n{diagram()}\n```"
+
+
+def test_every_phase_can_be_reached_and_left_to_the_end() -> None:
+    assert set(TRANSITIONS) == set(Phase)
+    reached = {Phase.PENDING}
+    while True:
+        more = reached | {f for p in reached for f in TRANSITIONS[p]}
+        if more == reached:
+            break
+        reached = more
+    assert reached == set(Phase)
