@@ -1,0 +1,116 @@
+"""The planning report of one object in sentences: why it is there, why it is not yet, what it waits on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bedplate.engine.engine import Engine
+from bedplate.engine.status import machine_phase
+from bedplate.model.blueprint import ClusterEntry, MachineEntry
+from bedplate.model.ids import Key, key
+from bedplate.model.report import Rejection
+
+_REFUSED = {
+    Rejection.NOT_HYPERVISOR: "has not the role of a hypervisor",
+    Rejection.UNSCHEDULABLE: "is marked unschedulable",
+    Rejection.NOT_CONNECTED: "has no connected agent",
+    Rejection.NO_MATCH: "lacks a label that the machine asks for",
+    Rejection.NO_MEMORY: "has not enough free memory",
+    Rejection.NO_CPU: "has not enough free CPUs",
+    Rejection.NO_DISK: "has not enough free disk space",
+    Rejection.NO_NETWORK: "does not reach the network",
+    Rejection.NO_POOL: "does not reach the disk pool",
+    Rejection.SAME_SERVER: "already runs a machine that this one must be kept apart from",
+    Rejection.SAME_DOMAIN: "is in a failure domain that already has one",
+}
+
+
+def why(engine: Engine, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+    """Explain an object; None where neither spec nor blueprint knows it.
+
+    Gives `{"object", "sentences": [...], "machines": [{"name", "sentences"}], "servers": {server: reason}}`.
+    """
+    k = _key(engine, kind, namespace, name)
+    if k is None:
+        return None
+    sentences = list(_about(engine, k))
+    machines = [
+        {"name": m.name, "sentences": list(_about(engine, m.key))}
+        for m in _machines(engine, k)
+        if kind.lower() != "machine"
+    ]
+    for m in machines:
+        if not m["sentences"]:
+            m["sentences"] = ["is as declared"]
+    return {
+        "object": f"{kind.lower()}/{name}",
+        "sentences": sentences or ["is as declared"],
+        "machines": machines,
+        "servers": _servers(engine, k),
+    }
+
+
+def _key(engine: Engine, kind: str, namespace: str, name: str) -> Key | None:
+    if kind.lower() == "machine":
+        found = (m.key for m in engine.blueprint.machines() if (m.namespace, m.name) == (namespace, name))
+        return next(found, None)
+    spec = engine.spec.spec
+    known = (
+        spec.servers,
+        spec.networks,
+        spec.disk_pools,
+        spec.images,
+        spec.releases,
+        spec.clusters,
+        spec.node_pools,
+        spec.virtual_machines,
+    )
+    k = key(kind.lower(), namespace, name) if namespace else key(kind.lower(), name)
+    return k if any(k in objects for objects in known) else None
+
+
+def _machines(engine: Engine, k: Key) -> list[MachineEntry]:
+    kind = k.split("/", 1)[0]
+    if kind == "server":
+        keys = engine.index.by_server.get(k.split("/", 1)[1], set())  # type: ignore[arg-type]
+    elif kind == "cluster":
+        keys = engine.index.by_cluster.get(k.split("/", 1)[1], set())  # type: ignore[arg-type]
+    else:
+        keys = engine.index.by_owner.get(k, set())
+    entries = (engine.blueprint.entries.get(x) for x in sorted(keys))
+    return sorted((e for e in entries if isinstance(e, MachineEntry)), key=lambda m: m.name)
+
+
+def _about(engine: Engine, k: Key) -> list[str]:
+    out: list[str] = []
+    entry = engine.blueprint.entries.get(k)
+    if isinstance(entry, MachineEntry):
+        out.append(f"is {machine_phase(engine, entry).value} on server {entry.server}, address {entry.nic.address}")
+        if entry.reason:
+            out.append(f"it is planned because {entry.reason}")
+    elif isinstance(entry, ClusterEntry):
+        out.append(f"has Kubernetes {entry.version} and the address {entry.endpoint}:{entry.port}")
+    running = engine.flight.on(k)
+    if running is not None:
+        out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
+    upcoming = engine.next.get(k)
+    if upcoming is not None and upcoming.waiting is not None:
+        out.append(f"waits: {upcoming.reason}")
+    waiting = engine.waiting.get(k)
+    if waiting is not None:
+        out.append(f"waits: {waiting.sentence}")
+        counts = sorted(waiting.rejections.items(), key=lambda item: -item[1])
+        out.extend(f"{_servers_text(count)} refused: {_REFUSED[reason]}" for reason, count in counts)
+    for step, history in sorted(engine.attempts.by_target.get(k, {}).items()):
+        if history.count:
+            out.append(f"{step} failed {history.count} times in a row, last: {history.last_error}")
+    return out
+
+
+def _servers_text(count: int) -> str:
+    return "1 server" if count == 1 else f"{count} servers"
+
+
+def _servers(engine: Engine, k: Key) -> dict[str, str]:
+    waiting = engine.waiting.get(k)
+    return {} if waiting is None else {s: _REFUSED[r] for s, r in sorted(waiting.servers.items())}
