@@ -1,0 +1,128 @@
+"""A cgroup for each hypervisor, by which it can be frozen as a hung host is. A lab without cgroups works too.
+
+cgroup v2 wherever it is mounted (alone, or beside v1), else the v1 freezer, else nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bedplate.lab.errors import LabError
+
+SETTLE_LIMIT = 5.0
+"""Seconds for the kernel to freeze, thaw or empty a group; it takes milliseconds."""
+
+
+class Cgroups:
+    """The groups of one lab."""
+
+    def __init__(self, name: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
+        self.roots = _roots(mountinfo)
+        self.name = name
+
+    def _group(self, part: str) -> Path | None:
+        for root, _ in self.roots:
+            group = root / self.name / part
+            if group.is_dir():
+                return group
+        return None
+
+    def make(self, part: str) -> list[Path]:
+        """Make the group of a part; give the `cgroup.procs` files its first process must join (none: no cgroups)."""
+        for root, _ in self.roots:
+            group = root / self.name / part
+            try:
+                group.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                continue  # read-only in a container: try the next, or do without
+            return [group / "cgroup.procs"]
+        return []
+
+    def procs(self, part: str) -> Path | None:
+        """The file through which a process joins the group of a part."""
+        group = self._group(part)
+        return None if group is None else group / "cgroup.procs"
+
+    def frozen(self, part: str) -> bool:
+        """Whether the part is frozen."""
+        group = self._group(part)
+        if group is None:
+            return False
+        try:
+            if (group / "cgroup.freeze").exists():
+                return (group / "cgroup.freeze").read_text().strip() == "1"
+            return (group / "freezer.state").read_text().strip() != "THAWED"
+        except OSError:
+            return False
+
+    def freeze(self, part: str, on: bool) -> bool:
+        """Freeze or thaw; return when it is so. False when there is no cgroup to do it with."""
+        group = self._group(part)
+        if group is None:
+            return False
+        if (group / "cgroup.freeze").exists():
+            (group / "cgroup.freeze").write_text("1" if on else "0")
+            wanted = f"frozen {int(on)}"
+            _until(lambda: wanted in (group / "cgroup.events").read_text().splitlines(), part)
+        else:
+            state = "FROZEN" if on else "THAWED"
+            (group / "freezer.state").write_text(state)
+            _until(lambda: (group / "freezer.state").read_text().strip() == state, part)
+        return True
+
+    def remove(self, part: str = "") -> None:
+        """Remove the group of a part, or all of the lab's; its processes must have ended."""
+        for root, _ in self.roots:
+            top = root / self.name / part if part else root / self.name
+            if not top.is_dir():
+                continue
+            for folder, _, _ in os.walk(top, topdown=False):
+                _remove_group(Path(folder))
+
+
+def _remove_group(group: Path) -> None:
+    """rmdir, again while the kernel still counts ended processes in it."""
+    deadline = time.monotonic() + SETTLE_LIMIT
+    while True:
+        try:
+            group.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                pids = ", ".join((group / "cgroup.procs").read_text().split())
+                raise LabError(f"the cgroup {group} cannot be removed ({error.strerror}); in it: {pids}") from None
+        time.sleep(0.01)
+
+
+def _until(true: Callable[[], bool], part: str) -> None:
+    """Wait until the kernel says that it is done."""
+    deadline = time.monotonic() + SETTLE_LIMIT
+    while not true():
+        if time.monotonic() > deadline:
+            raise LabError(f"the kernel did not freeze or thaw {part} within {SETTLE_LIMIT:.0f} s: call it again")
+        time.sleep(0.005)
+
+
+def _roots(mountinfo: Path) -> list[tuple[Path, str]]:
+    """Where groups that can freeze can be made: v2 first, then the v1 freezer."""
+    second: list[tuple[Path, str]] = []
+    first: list[tuple[Path, str]] = []
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        target = Path(left.split()[4])
+        kind, _, options = right.split(" ", 2)
+        if kind == "cgroup2":
+            second.append((target, "v2"))
+        elif kind == "cgroup" and "freezer" in options.split(","):
+            first.append((target, "v1"))
+    return second + first

@@ -1,0 +1,52 @@
+"""What a host must have for a lab, looked at before anything is done. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bedplate.lab.errors import LabError
+
+NEEDED = {
+    "libvirtd": "libvirt-daemon-system",
+    "virsh": "libvirt-clients",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+}
+"""Command -> the Debian package that has it."""
+LEAST_FREE = 1 << 30
+"""Bytes that must be free where the lab lives: its own files are small, but one guest's disk fills a gigabyte."""
+
+
+def check_host(folder: Path, least_free: int = LEAST_FREE) -> None:
+    """Raise LabError for the first thing that is missing."""
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root, for namespaces and network interfaces: run it with sudo")
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = sorted({package for command, package in NEEDED.items() if shutil.which(command, path=path) is None})
+    if missing:
+        raise LabError(f"programs that the lab needs are missing: apt install {' '.join(missing)}")
+    if not Path("/dev/net/tun").exists():
+        raise LabError("/dev/net/tun is missing, and virtual machines need it for their network: modprobe tun")
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    free = shutil.disk_usage(nearest).free
+    if free < least_free:
+        raise LabError(
+            f"only {free >> 20} MiB are free at {nearest} and the lab needs {least_free >> 20} MiB: make room there, or"
+            " set XDG_STATE_HOME to a larger disk"
+        )
+
+
+def mounts_below(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """Mount points of the host in the folder: never removed with it, for they may be somebody's data."""
+    found: list[str] = []
+    for line in mountinfo.read_text().splitlines():
+        target = line.split()[4].encode().decode("unicode_escape")
+        if Path(target) == folder or folder in Path(target).parents:
+            found.append(target)
+    return found
