@@ -1,0 +1,43 @@
+"""Run the controller and its API in one process, on an embedded store. Ends with Ctrl-C or SIGTERM.
+
+Examples:
+  bedplate serve --data /var/lib/bedplate
+  bedplate serve --data ./data --listen 127.0.0.1:7443
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bedplate.cli.errors import UserError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of the store, its key and caches"
+    )
+    parser.add_argument(
+        "--listen", default="127.0.0.1:7443", metavar="HOST:PORT", help="the API (default: 127.0.0.1:7443)"
+    )
+    parser.add_argument("--agents", default="127.0.0.1:7444", metavar="HOST:PORT",
+                        help="where agents connect (default: 127.0.0.1:7444)")  # fmt: skip
+    parser.add_argument("--context-file", type=Path, metavar="FILE",
+                        help="write the administrator's context there (default: DIR/context)")  # fmt: skip
+
+
+def address(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` (`[v6]:PORT`). Raises `UserError`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"{text!r} is no address to listen at; write HOST:PORT, such as 127.0.0.1:7443")
+    return host.strip("[]"), int(port)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    listen, agents = address(args.listen), address(args.agents)
+    from bedplate.cli.serve import serve
+
+    return int(serve(args.data, listen=listen, agents=agents, context_file=args.context_file) or 0)

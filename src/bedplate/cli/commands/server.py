@@ -1,0 +1,43 @@
+"""Enrol a server: make the file by which its agent becomes known to the controller, once.
+
+Examples:
+  bedplate server enrol hv1 -o hv1.enrol
+  bedplate server enrol hv1 | ssh root@hv1 bedplate agent --enrol-file -
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bedplate.cli.output import as_json
+from bedplate.cli.parsing import add_actions, add_connection
+from bedplate.cli.private import write_private
+from bedplate.cli.session import Session
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    actions = add_actions(parser)
+    enrol = actions.add_parser("enrol", help="make an enrol file")
+    enrol.add_argument("name", metavar="NAME", help="the server's name; it must be declared")
+    enrol.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write there, mode 0600 (default: standard output)"
+    )
+    add_connection(enrol)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enrol."""
+    session = Session(args)
+    server = session.kind("servers")
+    told: dict[str, Any] = session.client.request("POST", session.path(server, args.name, "enrol"), {})
+    text = as_json(told) + "\n"
+    if args.output is None:
+        sys.stdout.write(text)
+    else:
+        write_private(args.output, text.encode())
+        print(f"wrote {args.output}; it is good for one enrolment", file=sys.stderr)
+    return 0
