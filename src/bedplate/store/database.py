@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def _begin(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def faults() -> Iterator[None]:
+def faults() -> Generator[None]:
     """Turn the database's faults into `StoreUnavailable` with a sentence on the cause."""
     try:
         yield

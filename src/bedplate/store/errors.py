@@ -36,7 +36,7 @@ class Conflict(StoreError):
         self.kind, self.namespace, self.name = kind, namespace, name
         super().__init__(
             detail
-            or f"{kind} {name!r} was changed by somebody else meanwhile; please apply your changes to the latest version"
+            or f"{kind} {name!r} was changed meanwhile; please apply your changes to the latest version and try again"
         )
 
 

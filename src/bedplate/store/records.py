@@ -1,4 +1,4 @@
-"""The controller's records in a transaction: blueprints, the journal with its attempts, secrets, leadership, settings."""
+"""The controller's records in a transaction: blueprints, journal and attempts, secrets, leadership, settings."""
 
 from __future__ import annotations
 

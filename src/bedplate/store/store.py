@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -42,6 +42,9 @@ Subscriber = Callable[[Sequence[Change]], None]
 
 WRITES_BETWEEN_MAINTENANCE = 1000
 """Old history is pruned after so many writes: rare enough to cost nothing, often enough to bound the file."""
+
+DECLARED = ("Server", "Network", "DiskPool", "Image", "Release", "Cluster", "NodePool", "VirtualMachine")
+"""The kinds that make up the spec."""
 
 _CHECK = "bedplate/key-check"
 
@@ -130,7 +133,7 @@ class Store:
     # --- transactions and notification ---
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self) -> Generator[Transaction]:
         """Write in one transaction: all of it is kept when the block ends well, nothing when it raises.
 
         Subscribers are told before the next transaction can begin. Don't nest.
@@ -155,13 +158,13 @@ class Store:
                         self.maintain()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Generator[Connection]:
         """A consistent view of the database at one moment. Raises `StoreUnavailable`."""
         with database.faults(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
-    def _view(self) -> Iterator[Transaction]:
+    def _view(self) -> Generator[Transaction]:
         with self.reading() as connection:
             yield Transaction(connection, self._clock(), self._vault)
 

@@ -257,10 +257,10 @@ class Transaction(Records):
             found = self.connection.execute(raised.returning(t.counters.c.value)).scalar()
             if found is None:
                 raise StoreError("the store has no revision counter: it is damaged; restore a backup")
-            self._revision = found
         else:
-            self._revision += 1
-        return self._revision
+            found = self._revision + 1
+        self._revision = found
+        return found
 
     def _write(self, type_: ChangeType, obj: Object, old: bytes | None) -> Object:
         revision = self._next()
