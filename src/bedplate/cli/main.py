@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from bedplate.cli.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from bedplate.cli.parsing import Parser
 
 GROUPS: dict[str, dict[str, str]] = {
     "Declare": {
@@ -97,21 +101,30 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         kind = "option" if command.startswith("-") else "command"
         raise UserError(f'there is no {kind} "{command}"{did_you_mean(command, COMMANDS)} (see `bedplate --help`)')
-    # Imported here, as importlib.import_module by name would, but in one place: only what this command needs.
-    module = __import__(f"bedplate.cli.commands.{command}", fromlist=["run"])
-
+    module = _module(command)
     if getattr(module, "OWN_PARSER", False):
         return int(module.run(arguments) or 0)
-
-    from bedplate.cli.parsing import Parser
-
-    parser = Parser(f"bedplate {command}", module.__doc__ or "")
-    module.configure(parser)
     try:
-        args = parser.parse(arguments)
+        args = parser_of(command).parse(arguments)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     return int(module.run(args) or 0)
+
+
+def _module(command: str) -> Any:
+    # Nothing but what this command needs is imported.
+    return __import__(f"bedplate.cli.commands.{command}", fromlist=["run"])
+
+
+def parser_of(command: str) -> Parser:
+    """The parser of a command."""
+    from bedplate.cli.parsing import Parser
+
+    module = _module(command)
+    parser = Parser(f"bedplate {command}", module.__doc__ or "")
+    if not getattr(module, "OWN_PARSER", False):
+        module.configure(parser)
+    return parser
 
 
 def help_text() -> str:

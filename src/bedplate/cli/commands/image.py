@@ -1,0 +1,44 @@
+"""Machine images: build them for a Kubernetes release, list and remove them.
+
+Built images lie in the user's cache folder; a build also registers the image where a controller runs (or `register`
+does later, as `bedplate lab up` does by itself).
+
+Examples:
+  bedplate image build --release 1.35.3
+  bedplate image ls
+  bedplate image rm node-1.35.3
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bedplate.cli import building
+from bedplate.cli.parsing import add_actions, add_connection
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    actions = add_actions(parser)
+    build = actions.add_parser("build", help="build a node image, or take it from the cache")
+    build.add_argument("--release", required=True, metavar="VERSION", help="Kubernetes release inside, such as 1.35.3")
+    register = actions.add_parser("register", help="make a built image known to the controller")
+    register.add_argument("name", metavar="NAME", help="the image, as `ls` shows it")
+    ls = actions.add_parser("ls", help="list images, in the cache and at the controller")
+    rm = actions.add_parser("rm", help="remove an image from the cache and from the controller")
+    rm.add_argument("name", metavar="NAME", help="the image, as `ls` shows it")
+    for action in (build, register, ls, rm):
+        add_connection(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action."""
+    from bedplate.cli import artifacts
+
+    if args.action == "build":
+        return building.build(args, "image", lambda say: artifacts.build_image(args.release, say))
+    if args.action == "register":
+        return building.register(args, artifacts.image(args.name))
+    if args.action == "rm":
+        return building.remove(args, "images", args.name, artifacts.remove_image)
+    return building.listing(args, "images", artifacts.images())
