@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +107,7 @@ class LabState(msgspec.Struct):
     network: LabNetwork
     version: int = STATE_VERSION
     phase: Literal["rising", "up", "falling"] = "rising"
+    kvm: bool = False
     socks_port: int = 0
     relays: dict[str, int] = {}
     """Port at the lab's gateway address -> port on the host's loopback."""
@@ -124,6 +126,13 @@ def check_name(name: str) -> None:
     """Raise LabError when a lab cannot be called so."""
     if not NAME.fullmatch(name):
         raise LabError(f"a lab cannot be named {name!r}: at most 20 lower-case letters, digits and '-' inside")
+
+
+def check_ports(relays: Mapping[int, int]) -> None:
+    """Raise LabError for a number that is no port."""
+    for port in (*relays.keys(), *relays.values()):
+        if not 1 <= port <= 65535:
+            raise LabError(f"{port} is no port: a port is a number from 1 to 65535")
 
 
 def check_folder(folder: Path) -> None:

@@ -84,11 +84,14 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def join(
     one: tuple[asyncio.StreamReader, asyncio.StreamWriter], two: tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ) -> None:
-    """Carry both directions until both have ended."""
+    """Carry both directions until both have ended. Keepalive ends what a power cut left half open."""
     for _, writer in (one, two):
         made = writer.get_extra_info("socket")
         with contextlib.suppress(OSError):
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
     try:
         await asyncio.gather(pump(one[0], two[1]), pump(two[0], one[1]))
     finally:

@@ -121,7 +121,8 @@ def prepare(folder: Path, hypervisor: HypervisorState, network: LabNetwork, kvm:
 
 def boot(folder: Path, hypervisor: HypervisorState, network: LabNetwork, kvm: bool, cgroups: Cgroups) -> ProcessId:
     """Power on: start the hypervisor's first process in namespaces of its own."""
-    processes.kill_marked(folder, hypervisor.name)  # what a start that was interrupted has left
+    processes.kill_marked(folder, hypervisor.name, cgroups.release)  # what a start that was interrupted has left
+    cgroups.remove(hypervisor.name)
     path = prepare(folder, hypervisor, network, kvm)
     return processes.launch(
         folder,

@@ -24,6 +24,8 @@ MS_BIND, MS_REC, MS_SLAVE, MS_NOSUID, MS_NOEXEC, MS_NODEV = 4096, 16384, 1 << 19
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun", "vhost-net")
 RESTART_FIRST, RESTART_LAST = 0.2, 5.0
 """Seconds before a service that died is started again: the first time, and at most. It doubles in between."""
+END_GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL for a service that was taken away or changed."""
 STEADY = 10.0
 """Seconds that a service must have run for its restart delay to begin anew."""
 
@@ -125,6 +127,12 @@ def make_network(boot: dict[str, Any]) -> None:
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, capture_output=True)
 
 
+def tell(words: str) -> None:
+    """A line for the hypervisor's own log."""
+    sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
+
+
 @dataclass
 class Service:
     """One supervised program."""
@@ -151,13 +159,16 @@ class Supervisor:
             try:
                 wanted[path.stem] = json.loads(path.read_text())
             except (OSError, ValueError) as error:
-                print(f"service file {path.name} is left out: {error}", flush=True)
+                tell(f"service file {path.name} is left out: {error}")
         for name, service in list(self.services.items()):
             if wanted.get(name) == service.definition:
                 continue
-            service.ending = True
-            if service.pid:
+            if service.pid and not service.ending:
+                service.ending = True
+                service.due = time.monotonic() + END_GRACE
                 os.kill(service.pid, signal.SIGTERM)
+            elif service.pid:
+                continue
             else:
                 del self.services[name]
         for name, definition in wanted.items():
@@ -175,6 +186,7 @@ class Supervisor:
         try:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
             log = os.open(definition["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -209,7 +221,7 @@ class Supervisor:
             service.delay = RESTART_FIRST
         service.due = now + service.delay
         code = os.waitstatus_to_exitcode(status)
-        print(f"{name} ended with {code}; it starts again in {service.delay:.1f} s", flush=True)
+        tell(f"{name} ended with {code}; it starts again in {service.delay:.1f} s")
         service.delay = min(service.delay * 2, RESTART_LAST)
 
     def run(self) -> None:
@@ -221,7 +233,9 @@ class Supervisor:
             for name, service in self.services.items():
                 if service.pid == 0 and service.due <= now:
                     self.start(name, service)
-                elif service.pid == 0:
+                elif service.ending and service.due <= now:
+                    os.kill(service.pid, signal.SIGKILL)
+                elif service.pid == 0 or service.ending:
                     waits.append(service.due - now)
             if waits:
                 seen = signal.sigtimedwait(watched, min(waits))

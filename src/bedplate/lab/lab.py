@@ -69,20 +69,20 @@ class Lab:
         loopback (None: as before). `kvm`: whether guests may use KVM (None: try by booting a tiny guest).
         """
         preflight.check_host(self.folder)
-        with self._locked(make=True):
+        with _plainly(), self._locked(make=True):
             state = self._wanted(hypervisors, network, socks_port, relays)
             self._save(state)
             if kvm is None:
                 verdict = probe()
                 kvm = verdict.works
                 progress("kvm", "works" if kvm else f"not used: {verdict.reason}")
+            state.kvm = kvm
             self._raise_switch(state, progress)
             self._raise_gateway(state, progress)
             hypervisor.write_hosts(self.folder, state.hypervisors, state.network)
             with ThreadPoolExecutor(4) as pool:
                 works = [
-                    pool.submit(self._raise_hypervisor, state, each, kvm, progress)
-                    for each in state.hypervisors.values()
+                    pool.submit(self._raise_hypervisor, state, each, progress) for each in state.hypervisors.values()
                 ]
             for work in works:
                 work.result()
@@ -105,12 +105,12 @@ class Lab:
                 raise LabError(
                     f"{mounts[0]} is a mount of the host inside the lab's folder: umount it, then call again"
                 )
-            with contextlib.suppress(LabError):
+            with contextlib.suppress(LabError):  # a state file that cannot be read holds nothing up
                 if (state := config.load(self.folder)) is not None:
                     state.phase = "falling"
                     self._save(state)
-                    self._stop(state, progress)
-            processes.kill_marked(self.folder)
+            progress("hypervisors", "off")
+            processes.kill_marked(self.folder, release=self.cgroups.release)
             self.cgroups.remove()
             progress("files", "removing")
             for entry in sorted(self.folder.iterdir(), key=lambda path: path.name == config.STATE_FILE):
@@ -164,7 +164,7 @@ class Lab:
             elif action == "on":
                 if running and hypervisor.frozen(one, self.cgroups):
                     raise LabError(f"{name} is frozen: thaw it, or cut its power first")
-                self._raise_hypervisor(state, one, probe().works, _quiet)
+                self._raise_hypervisor(state, one, _quiet)
             elif not running:
                 raise LabError(f"{name} has no power: `power on` first")
             else:
@@ -221,6 +221,8 @@ class Lab:
 
         The same name again replaces it. Output goes to `log(name, service)`. The hypervisor may be off.
         """
+        if service == hypervisor.LIBVIRT or not config.NAME.fullmatch(service):
+            raise LabError(f"a service cannot be named {service!r}: take lower-case letters, digits and '-' inside")
         with self._changing() as state:
             one = self._find(state, name)
             hypervisor.write_service(self.folder, name, service, argv, env)
@@ -241,6 +243,7 @@ class Lab:
 
     def relay(self, lab_port: int, host_port: int | None) -> None:
         """Let the lab reach 127.0.0.1:`host_port` of the host at the gateway address and `lab_port`; None ends it."""
+        config.check_ports({lab_port: host_port or 1})
         with self._changing() as state:
             state.relays.pop(str(lab_port), None)
             if host_port is not None:
@@ -322,13 +325,15 @@ class Lab:
             raise LabError(f"a lab has 1 to {config.MOST_HYPERVISORS} hypervisors, not {count}")
         if count < len(state.hypervisors):
             raise LabError(
-                f"the lab has {len(state.hypervisors)} hypervisors and can only grow: for {count}, `bedplate lab down` first"
+                f"the lab has {len(state.hypervisors)} hypervisors and can only grow: `bedplate lab down` first"
             )
         for index in range(len(state.hypervisors), count):
             one = config.new_hypervisor(state, index)
             state.hypervisors[one.name] = one
         if relays is not None:
+            config.check_ports(relays)
             state.relays = {str(port): target for port, target in relays.items()}
+        config.check_ports({1: socks_port or 1})
         if socks_port and socks_port != state.socks_port:
             processes.kill(state.gateway)
             state.socks_port = socks_port
@@ -407,16 +412,15 @@ class Lab:
         if answer["error"]:
             raise LabError(f"the lab's gateway cannot relay: {answer['error']}")
 
-    def _raise_hypervisor(self, state: LabState, one: HypervisorState, kvm: bool, progress: Progress) -> None:
+    def _raise_hypervisor(self, state: LabState, one: HypervisorState, progress: Progress) -> None:
         """On, thawed, plugged in, and libvirt answering."""
         assert state.switch is not None
         fresh = not processes.alive(one.process)
         if fresh:
             progress(one.name, "booting")
-            self.cgroups.remove(one.name)
             one.power = "on"
             self._save(state)
-            one.process = hypervisor.boot(self.folder, one, state.network, kvm, self.cgroups)
+            one.process = hypervisor.boot(self.folder, one, state.network, state.kvm, self.cgroups)
         elif hypervisor.frozen(one, self.cgroups):
             hypervisor.freeze(one, self.cgroups, False)
         one.power = "on"
@@ -433,13 +437,6 @@ class Lab:
         hypervisor.cut_power(one, self.cgroups)
         if state.switch is not None and processes.alive(state.switch):
             wiring.unplug(self.folder, state.switch, one)
-
-    def _stop(self, state: LabState, progress: Progress) -> None:
-        processes.kill(state.gateway)
-        for one in state.hypervisors.values():
-            progress(one.name, "off")
-            hypervisor.cut_power(one, self.cgroups)
-        processes.kill(state.switch)
 
     def _hypervisor_status(self, one: HypervisorState) -> HypervisorStatus:
         power: Literal["on", "off", "frozen", "dead"] = one.power
@@ -459,6 +456,19 @@ class Lab:
             hypervisor.uri(self.folder, one.name),
             hypervisor.services(self.folder, one.name),
         )
+
+
+@contextlib.contextmanager
+def _plainly() -> Generator[None, None, None]:
+    """Turn what the host refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise LabError(
+            f"the host refused what the lab needs: {error.strerror or error}{where}; mend it and call again, or remove"
+            " the lab with `bedplate lab down`"
+        ) from error
 
 
 def _free_port() -> int:

@@ -82,7 +82,7 @@ def main() -> int:
         answer = start(json.loads(sys.argv[1]))
     except OSError as error:
         answer = {"pid": 0, "message": str(error)}
-    print(json.dumps(answer))
+    sys.stdout.write(json.dumps(answer))
     return 0 if answer["message"] == "ready" else 1
 
 

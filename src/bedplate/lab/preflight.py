@@ -21,10 +21,28 @@ LEAST_FREE = 1 << 30
 """Bytes that must be free where the lab lives: its own files are small, but one guest's disk fills a gigabyte."""
 
 
+CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 27: "CAP_MKNOD"}
+"""Bit -> name, see capabilities(7)."""
+
+
+def _effective() -> int:
+    """The effective capabilities of this process, as bits."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
 def check_host(folder: Path, least_free: int = LEAST_FREE) -> None:
     """Raise LabError for the first thing that is missing."""
     if os.geteuid() != 0:
         raise LabError("the lab needs root, for namespaces and network interfaces: run it with sudo")
+    missing = [name for bit, name in CAPABILITIES.items() if not _effective() >> bit & 1]
+    if missing:
+        raise LabError(
+            f"this root lacks the rights {', '.join(missing)} that the lab needs for namespaces and network interfaces:"
+            " in a container, start it with --privileged"
+        )
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = sorted({package for command, package in NEEDED.items() if shutil.which(command, path=path) is None})
     if missing:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,22 @@ def marked(folder: Path, part: str = "") -> list[ProcessId]:
     return found
 
 
-def kill_marked(folder: Path, part: str = "", limit: float = END_LIMIT) -> int:
-    """End all processes with the mark, also those that others of them just started; give how many."""
+def kill_marked(
+    folder: Path, part: str = "", release: Callable[[], None] | None = None, limit: float = END_LIMIT
+) -> int:
+    """End all processes with the mark, also those that others of them just started; give how many.
+
+    `release` is called once all have the signal and none was waited for: what holds them from ending is let go there.
+    """
     deadline = time.monotonic() + limit
     count = 0
     while found := marked(folder, part):
         if time.monotonic() > deadline:
             raise LabError(f"processes of the lab do not end: {', '.join(str(p.pid) for p in found)}")
+        for process in found:
+            send(process, signal.SIGKILL)
+        if release is not None:
+            release()
         for process in found:
             kill(process)
         count += len(found)

@@ -31,12 +31,20 @@ def switch_command(network: LabNetwork) -> list[str]:
     return ["sh", "-c", lines]
 
 
+def explain(message: str) -> str:
+    """Add the remedy to what `ip` says where it is known."""
+    message = " ".join(message.split())
+    if "Unknown device type" in message:
+        return f"{message} The kernel lacks a module: modprobe bridge veth"
+    return message
+
+
 def _ip(folder: Path, process: ProcessId, *lines: str, force: bool = False) -> None:
     """Run `ip` commands in the network namespace of a process."""
     argv = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "ip", *(["-force"] if force else []), "-batch", "-"]
     done = processes.run(folder, argv, "\n".join(lines) + "\n")
     if done.returncode != 0 and not force:
-        raise LabError(f"the lab's network could not be changed ({'; '.join(lines)}): {done.stderr.strip()}")
+        raise LabError(f"the lab's network could not be changed ({'; '.join(lines)}): {explain(done.stderr)}")
 
 
 def plug(folder: Path, switch: ProcessId, hypervisor: HypervisorState, mtu: int) -> None:
