@@ -116,9 +116,10 @@ class Lab:
             for entry in sorted(self.folder.iterdir(), key=lambda path: path.name == config.STATE_FILE):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             self.folder.rmdir()
-            for parent in (self.folder.parent, self.folder.parent.parent):
-                with contextlib.suppress(OSError):
-                    parent.rmdir()  # only when empty
+            if self.folder.parent == config.default_root():  # a folder that the caller named is the caller's
+                for parent in (self.folder.parent, self.folder.parent.parent):
+                    with contextlib.suppress(OSError):
+                        parent.rmdir()  # only when empty
         progress("lab", "gone")
         return True
 
