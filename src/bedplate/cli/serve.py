@@ -1,0 +1,186 @@
+"""Puts the controller together: store, engine, drivers, agents' listener and API in one process. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bedplate.api.app import create_app
+from bedplate.api.blobs import Blobs
+from bedplate.api.server import serve_app
+from bedplate.checks.blueprint import check
+from bedplate.cli import context
+from bedplate.cli.handlers import Handlers
+from bedplate.cli.identity import api_identity
+from bedplate.drivers.agents.server import AgentServer
+from bedplate.drivers.kubeadm.driver import KubeadmDriver
+from bedplate.drivers.kubernetes.driver import KubernetesDriver
+from bedplate.engine.engine import Engine
+from bedplate.model.agent_protocol import Pool
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import ClusterKey, Epoch, ServerName
+from bedplate.model.kinds.cluster import Cluster
+from bedplate.model.kinds.infrastructure import DiskPool, Server
+from bedplate.model.labels import matches
+from bedplate.model.policy import Policy
+from bedplate.runner.controller import Controller
+from bedplate.runner.persistence import StorePersistence, spec_changed
+from bedplate.store.changelog import Change
+from bedplate.store.errors import StoreError
+from bedplate.store.store import Store
+
+CONTEXT_NAME = "bedplate"
+HOLDER = "controller"
+"""The folder's lock already keeps other processes out, so a restarted controller leads at once."""
+
+
+def serve(
+    data: Path, *, listen: tuple[str, int], agents: tuple[str, int], context_file: Path | None, slow: bool = False
+) -> int:
+    """Run until SIGTERM or SIGINT; gives the exit code.
+
+    Args:
+        data: Folder of the store, its key and uploaded images.
+        listen: Host and port of the API.
+        agents: Host and port where agents connect.
+        context_file: Where the administrator's context is written; None: `context` in `data`.
+        slow: Guests are emulated: clusters get longer leases and time-outs.
+    """
+    _log_to_stderr()
+    try:
+        store = Store.open(data)
+    except StoreError as error:
+        print(f"bedplate: {error}", file=sys.stderr)
+        return 1
+    try:
+        return asyncio.run(Process(store, data, listen, agents, slow).run(context_file or data / "context"))
+    finally:
+        store.close()
+
+
+class Process:
+    """One controller process."""
+
+    def __init__(self, store: Store, data: Path, listen: tuple[str, int], agents: tuple[str, int], slow: bool) -> None:
+        self._store = store
+        self._listen = listen
+        self._epoch = Epoch(0)
+        self._blobs = Blobs(data / "blobs")
+        # Nobody waits for a random seed: jitter only has to differ between stores.
+        self._engine = Engine(Policy(), seed=_seed(store.id), checker=check)
+        self._agents = AgentServer(
+            listen=[f"{agents[0]}:{agents[1]}"],
+            store=store.id,
+            epoch=lambda: self._epoch,
+            secrets=store,
+            sink=self._sink,
+            images=self._blobs,
+            pools_for=self._pools_for,
+            user_data=self._user_data,
+        )
+        self._bootstrap = KubeadmDriver(guests=self._agents, secrets=store, slow=slow)
+        self._kubernetes = KubernetesDriver(
+            dialer=self._agents, secrets=store, sink=self._sink, addon_text=self._addon_text, machines=self._machines
+        )
+        self._controller = Controller(
+            self._engine, StorePersistence(store, HOLDER), self._agents, self._bootstrap, self._kubernetes
+        )
+
+    async def run(self, context_file: Path) -> int:
+        """Lead, listen, serve, until told to stop."""
+        loop = asyncio.get_running_loop()
+        unsubscribe = self._store.subscribe(lambda changes: loop.call_soon_threadsafe(self._changed, tuple(changes)))
+        self._epoch = await self._controller.lead()
+        await self._agents.start()
+        identity = await asyncio.to_thread(
+            api_identity, self._store, tuple(dict.fromkeys((self._listen[0], "127.0.0.1", "localhost")))
+        )
+        handlers = Handlers(self._store, self._engine, self._controller, self._agents)
+        app = create_app(self._store, token=identity.token, blobs=self._blobs, handlers=handlers)
+        context.save(
+            CONTEXT_NAME, f"https://{self._listen[0]}:{self._listen[1]}", identity.ca, identity.token, context_file
+        )
+        stopping = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stopping.set)
+        running = asyncio.create_task(self._controller.run())
+        serving = asyncio.create_task(serve_app(app, self._listen, identity.certificate))
+        stopper = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({running, serving, stopper}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            unsubscribe()
+            self._controller.stop()
+            serving.cancel()
+            stopper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            await running
+            await self._kubernetes.stop()
+            await self._agents.stop()
+        return 0
+
+    # --- what the parts ask of each other ---
+
+    def _sink(self, source: str, observations: Sequence[Any], *, full: bool = False) -> None:
+        self._controller.sink(source, observations, full=full)
+
+    def _changed(self, changes: tuple[Change, ...]) -> None:
+        event = spec_changed(changes)
+        if event is not None:
+            self._controller.tell(event)
+        if any(c.kind in {"DiskPool", "Server"} and c.type != "MODIFIED" for c in changes):
+            self._pools_task = asyncio.create_task(self._agents.pools_changed())
+
+    def _pools_for(self, server: ServerName) -> list[Pool]:
+        known = self._store.find("Server", "", server)
+        labels = known.metadata.labels if isinstance(known, Server) else {}
+        pools = (p for p in self._store.all("DiskPool") if isinstance(p, DiskPool))
+        return [
+            Pool(name=p.metadata.name, path=p.spec.path, type=p.spec.type)
+            for p in pools
+            if matches(p.spec.server_selector, labels)
+        ]
+
+    def _machines(self, cluster: ClusterKey) -> list[MachineEntry]:
+        return [m for m in self._engine.blueprint.machines() if m.cluster == cluster]
+
+    def _addon_text(self, cluster: ClusterKey, name: str) -> str | None:
+        found = self._engine.spec.spec.clusters.get(f"cluster/{cluster}")  # type: ignore[call-overload]
+        if not isinstance(found, Cluster):
+            return None
+        return next((a.manifest for a in found.spec.addons if a.name == name), None)
+
+    async def _user_data(self, machine: MachineEntry) -> bytes:
+        import base64
+
+        namespace, _, name = machine.user_data.partition("/")
+        data = await asyncio.to_thread(self._store.user_secret, namespace, name)
+        if data is None or "userdata" not in data:
+            raise LookupError(f"Secret {machine.user_data} with the key 'userdata' is missing")
+        return base64.b64decode(data["userdata"])
+
+
+def _seed(store: str) -> int:
+    return int(store.replace("-", "")[:8], 16)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
