@@ -1,0 +1,263 @@
+"""The agent's connection to its controller: dials, says hello, hands frames out, comes back after a loss.
+
+Guests and steps in flight know nothing of it: they go on while it is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from bedplate.agent.enrol import EnrolmentFailed, renew_if_due, split_address, tls_context
+from bedplate.agent.faults import OutOfDate
+from bedplate.agent.host import Host
+from bedplate.agent.machines import Machines
+from bedplate.agent.observer import Observer
+from bedplate.agent.state import AgentState, Identity
+from bedplate.agent.streams import connect_tcp, open_console, pump
+from bedplate.agent.worker import Worker
+from bedplate.model.agent_protocol import (
+    CLOSE_REFUSED,
+    CONTROLLER_NAME,
+    MAX_FRAME,
+    PROTOCOL_VERSION,
+    WEBSOCKET_PATH,
+    Command,
+    FromController,
+    GuestExecute,
+    GuestWrite,
+    Hello,
+    Observed,
+    Pools,
+    Reply,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamOpen,
+    StreamOpened,
+    Welcome,
+)
+from bedplate.model.inventory import AnyView
+from bedplate.multiplex import Streams
+
+log = logging.getLogger("bedplate.agent")
+
+FIRST_DELAY = 0.5
+LAST_DELAY = 15.0
+"""Seconds between tries: a thousand agents of a restarted controller come back spread over these."""
+REFUSED_DELAY = 30.0
+"""After a refusal only a person can change something."""
+WELCOME_SECONDS = 10.0
+
+_decoder = msgspec.msgpack.Decoder(FromController)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Refusal(Exception):
+    """This agent and that controller will not work together; the text says why."""
+
+
+class ControllerLink:
+    """Keeps the connection up."""
+
+    def __init__(
+        self,
+        state: AgentState,
+        identity: Identity,
+        host: Host,
+        observer: Observer,
+        machines: Machines,
+        worker: Worker,
+        *,
+        keepalive: float,
+        silence: float,
+        dial_own_addresses: bool,
+    ) -> None:
+        self._state = state
+        self._identity = identity
+        self._host = host
+        self._observer = observer
+        self._machines = machines
+        self._worker = worker
+        self._keepalive = keepalive
+        self._silence = silence
+        self._own_addresses = dial_own_addresses
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Connect again and again until cancelled."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                await self._renew()
+                async with await self._dial() as connection:
+                    delay = FIRST_DELAY
+                    await self._session(connection)
+            except Refusal as error:
+                log.error("controller: %s", error)
+                delay = REFUSED_DELAY
+            except ConnectionClosed as error:
+                if error.rcvd is not None and error.rcvd.code in {CLOSE_REFUSED, 4401}:
+                    log.error("the controller refuses this agent: %s", error.rcvd.reason)
+                    delay = REFUSED_DELAY
+                else:
+                    log.warning("connection to the controller lost: %s", error)
+            except (OSError, WebSocketException, TimeoutError) as error:
+                log.warning("the controller at %s is not reached: %s", self._identity.controller, error)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
+            delay = min(delay * 2, LAST_DELAY)
+
+    async def _renew(self) -> None:
+        try:
+            if await asyncio.to_thread(renew_if_due, self._state, self._identity):
+                log.info("certificate renewed")
+        except EnrolmentFailed as error:
+            log.error("the certificate was not renewed: %s", error)
+
+    async def _dial(self) -> connect:
+        address = self._identity.controller
+        context = tls_context(self._state.ca_file.read_text(), self._state)
+        options: dict[str, Any] = {
+            "ssl": context,
+            "server_hostname": CONTROLLER_NAME,
+            "compression": None,
+            "max_size": MAX_FRAME,
+            "ping_interval": self._keepalive,
+            "ping_timeout": self._silence,
+            "close_timeout": 2,
+            "proxy": None,
+            "user_agent_header": None,
+        }
+        uri = f"wss://{CONTROLLER_NAME}{WEBSOCKET_PATH}"
+        if address.startswith("unix:"):
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.setblocking(False)
+            try:
+                await asyncio.get_running_loop().sock_connect(plain, address.removeprefix("unix:"))
+            except OSError:
+                plain.close()
+                raise
+            return connect(uri, sock=plain, **options)
+        host, port = split_address(address)
+        return connect(uri, host=host, port=port, **options)
+
+    # --- one connection -----------------------------------------------------------------------------------------
+
+    async def _session(self, connection: ClientConnection) -> None:
+        local = connection.local_address
+        if not self._host.address and isinstance(local, tuple):
+            self._host.address = str(local[0])
+        await connection.send(
+            _encoder.encode(Hello(server=await self._observer.server_view(), epoch=self._state.epoch))
+        )
+        welcome = _decoder.decode(_binary(await asyncio.wait_for(connection.recv(), WELCOME_SECONDS)))
+        await self._check(welcome)
+        assert isinstance(welcome, Welcome)
+        log.info("connected to the controller of store %s, epoch %s", welcome.store, welcome.epoch)
+
+        async def send(frame: object) -> None:
+            try:
+                await connection.send(_encoder.encode(frame))
+            except ConnectionClosed as error:
+                raise ConnectionResetError("the connection to the controller is lost") from error
+
+        async def tell(views: Sequence[AnyView], full: bool) -> None:
+            # A frame has a limit, and only the last one makes the set full... so a full set travels whole.
+            await send(Observed(views=tuple(views), full=full))
+
+        streams = Streams(send)
+        await self._observer.configure(welcome.pools)
+        self._spawn(self._observer.attach(tell))
+        try:
+            async for message in connection:
+                self._take(_decoder.decode(_binary(message)), streams, send)
+        finally:
+            self._observer.detach()
+            streams.lose()
+        raise ConnectionClosed(connection.protocol.close_rcvd, connection.protocol.close_sent)
+
+    async def _check(self, frame: FromController) -> None:
+        if not isinstance(frame, Welcome) or frame.protocol != PROTOCOL_VERSION:
+            raise Refusal("the controller speaks another protocol: install the same version on both sides")
+        if frame.store != self._identity.store:
+            raise Refusal(f"the controller is of store {frame.store}, this agent belongs to {self._identity.store}")
+        try:
+            await asyncio.to_thread(self._state.admit_epoch, frame.epoch)
+        except OutOfDate as error:
+            raise Refusal(str(error)) from error
+
+    def _take(self, frame: FromController, streams: Streams, send: Any) -> None:
+        match frame:
+            case Command():
+                self._spawn(self._command(frame, send))
+            case GuestWrite() | GuestExecute():
+                self._spawn(self._guest(frame, send))
+            case StreamOpen():
+                self._spawn(self._open(frame, streams, send))
+            case StreamData() | StreamCredit() | StreamEnd():
+                streams.take(frame)
+            case Pools():
+                self._spawn(self._pools(frame))
+            case Welcome():
+                log.warning("the controller said welcome twice")
+
+    async def _command(self, command: Command, send: Any) -> None:
+        log.info("%s %s", command.step.name, command.step.target)
+        result = await self._machines.run(command)
+        log.info("%s %s: %s", command.step.name, command.step.target, type(result).__name__)
+        await send(Reply(operation=command.operation, result=result))
+
+    async def _guest(self, call: GuestWrite | GuestExecute, send: Any) -> None:
+        await send(await self._machines.guest(call))
+
+    async def _pools(self, frame: Pools) -> None:
+        await self._observer.configure(frame.pools)
+        await self._observer.resync()
+
+    async def _open(self, request: StreamOpen, streams: Streams, send: Any) -> None:
+        stream = streams.add(request.stream)
+        try:
+            if request.kind == "tcp":
+                ends = await connect_tcp(request, own_addresses=self._own_addresses)
+            else:
+                ends = await open_console(self._worker, request.uid)
+        except Exception as error:
+            streams.drop(request.stream)
+            await send(StreamOpened(stream=request.stream, error=str(error) or type(error).__name__))
+            return
+        try:
+            await send(StreamOpened(stream=request.stream))
+        except OSError:
+            ends.close()
+            raise
+        await pump(stream, ends)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            # A reply that can't be sent is asked for again by its operation.
+            with contextlib.suppress(ConnectionError):
+                await work
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the connection failed", exc_info=error)
+
+
+def _binary(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        raise Refusal("the controller sent text where frames are binary")
+    return message

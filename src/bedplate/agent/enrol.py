@@ -1,0 +1,153 @@
+"""Enrolment: a one-time token becomes a key that never leaves the server and a certificate that names it.
+
+Also makes the TLS context and the plain HTTP requests (enrolment, renewal, images). Blocking.
+"""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import socket
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from bedplate.agent.state import AgentState, Identity, write_whole
+from bedplate.model.agent_protocol import CONTROLLER_NAME, ENROL_PATH, EnrolFile, EnrolReply, EnrolRequest
+
+HTTP_SECONDS = 30.0
+
+
+class EnrolmentFailed(Exception):
+    """The controller gave no certificate; the text says why."""
+
+
+class ControllerConnection(http.client.HTTPSConnection):
+    """HTTPS to the controller at `host:port` or `unix:/path`; the certificate must carry its fixed name."""
+
+    def __init__(self, address: str, context: ssl.SSLContext, timeout: float = HTTP_SECONDS) -> None:
+        super().__init__(CONTROLLER_NAME, timeout=timeout)
+        self._address = address
+        self._tls = context
+
+    def connect(self) -> None:
+        """Connect where the address says."""
+        if self._address.startswith("unix:"):
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(HTTP_SECONDS)
+            plain.connect(self._address.removeprefix("unix:"))
+        else:
+            host, port = split_address(self._address)
+            plain = socket.create_connection((host, port), timeout=HTTP_SECONDS)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=CONTROLLER_NAME)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (`[v6]:port`). Raises `ValueError`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"controller address {address!r} is not host:port or unix:/path")
+    return host.strip("[]"), int(port)
+
+
+def tls_context(ca: str, state: AgentState | None = None) -> ssl.SSLContext:
+    """Trust exactly this authority; show the agent's own certificate if there is one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=ca)
+    if state is not None:
+        context.load_cert_chain(state.certificate_file, state.key_file)
+    return context
+
+
+def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:
+    """Get this agent's certificate, or keep the one it has from the same controller.
+
+    Raises:
+        EnrolmentFailed: the controller refuses.
+        OSError: it can't be reached.
+    """
+    known = state.identity()
+    if known is not None and known.server == file.server and state.ca_file.read_text() == file.ca:
+        if known.controller != file.controller:
+            known = msgspec.structs.replace(known, controller=file.controller)
+            state.keep_identity(known)
+        return known
+    if known is not None and known.store != file.store:
+        raise EnrolmentFailed(
+            f"{state.folder} belongs to store {known.store}, the enrolment file to {file.store}: "
+            "give the agent another state folder, or remove that one if its machines are gone"
+        )
+    _make_key(state.key_file)
+    request = EnrolRequest(
+        server=file.server, request=_signing_request(state.key_file, file.server), host_uuid=host_uuid, token=file.token
+    )
+    certificate = _ask(file.controller, tls_context(file.ca), request)
+    write_whole(state.certificate_file, certificate.encode())
+    write_whole(state.ca_file, file.ca.encode())
+    identity = Identity(server=file.server, store=file.store, controller=file.controller, host_uuid=host_uuid)
+    state.keep_identity(identity)
+    return identity
+
+
+def renew_if_due(state: AgentState, identity: Identity) -> bool:
+    """Ask for a new certificate once two thirds of the present one's time are over. Raises as `enrol` does."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(state.certificate_file.read_bytes())
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if datetime.datetime.now(datetime.UTC) < start + (end - start) * 2 / 3:
+        return False
+    request = EnrolRequest(
+        server=identity.server,
+        request=_signing_request(state.key_file, identity.server),
+        host_uuid=identity.host_uuid,
+    )
+    renewed = _ask(identity.controller, tls_context(state.ca_file.read_text(), state), request)
+    write_whole(state.certificate_file, renewed.encode())
+    return True
+
+
+def _ask(controller: str, context: ssl.SSLContext, request: EnrolRequest) -> str:
+    connection = ControllerConnection(controller, context)
+    try:
+        connection.request("POST", ENROL_PATH, msgspec.json.encode(request))
+        answer = connection.getresponse()
+        body = answer.read(64 * 1024)
+    except http.client.HTTPException as error:
+        raise EnrolmentFailed(f"the controller at {controller} does not speak as expected: {error}") from error
+    finally:
+        connection.close()
+    try:
+        reply = msgspec.json.decode(body, type=EnrolReply)
+    except msgspec.MsgspecError as error:
+        raise EnrolmentFailed(f"the controller answered {answer.status} {answer.reason}") from error
+    if answer.status != 200 or not reply.certificate:
+        raise EnrolmentFailed(reply.error or f"the controller answered {answer.status}")
+    return reply.certificate
+
+
+def _make_key(path: Path) -> None:
+    """Make the key, unless an earlier try did: with the same key an answer that was lost can be had again."""
+    if path.exists():
+        return
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_whole(path, pem)
+
+
+def _signing_request(key_file: Path, name: str) -> str:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode()

@@ -1,0 +1,87 @@
+"""Facts about the server itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from bedplate import __version__
+from bedplate.agent.kvm_probe import probe
+from bedplate.model.ids import ServerName
+from bedplate.model.inventory import PoolView, ServerView
+
+
+class Host:
+    """This server; `address` is set from the connection unless given."""
+
+    def __init__(
+        self, server: ServerName, host_uuid: str, accelerator: Literal["kvm", "tcg"], address: str = ""
+    ) -> None:
+        self.server = server
+        self.host_uuid = host_uuid
+        self.accelerator: Literal["kvm", "tcg"] = accelerator
+        self.address = address
+        self._boot_id = boot_id()
+
+    async def view(self, pools: tuple[PoolView, ...], error: str) -> ServerView:
+        """The server as it is now."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return ServerView(
+            server=self.server,
+            connected=True,
+            host_uuid=self.host_uuid,
+            boot_id=self._boot_id,
+            address=self.address,
+            agent_version=__version__,
+            cpus=os.cpu_count() or 1,
+            memory_mib=memory >> 20,
+            accelerator=self.accelerator,
+            bridges=await bridges(),
+            pools=pools,
+            error=error,
+        )
+
+
+def boot_id() -> str:
+    """Identity of this boot: the kernel's and, for a server that is a container, that of its first process."""
+    kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    first = ""
+    with contextlib.suppress(OSError, IndexError):
+        first = Path("/proc/1/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return str(uuid.uuid5(uuid.UUID(kernel), first))
+
+
+async def bridges() -> tuple[str, ...]:
+    """Names of the bridges in this network namespace; asked of netlink, since /sys may show another namespace's."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "ip",
+            "-json",
+            "link",
+            "show",
+            "type",
+            "bridge",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        out, _ = await process.communicate()
+        return tuple(sorted(link["ifname"] for link in json.loads(out or b"[]") if "ifname" in link))
+    except (OSError, ValueError):
+        return ()
+
+
+def accelerator() -> Literal["kvm", "tcg"]:
+    """Whether guests can use KVM, found out by booting one. Takes up to 20 s the first time after a boot."""
+    return "kvm" if probe().works else "tcg"
+
+
+def libvirt_host_uuid(connection: Any) -> str:
+    """The hardware's identity as libvirt knows it."""
+    found = ElementTree.fromstring(connection.getCapabilities()).findtext("./host/uuid")
+    return (found or "").strip()
