@@ -9,8 +9,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.engine.admission import InFlight, backoff, deadline
@@ -19,12 +17,12 @@ from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry, apply_delta
-from bedplate.model.ids import ClusterKey, Generation, Key, OperationId, ServerName, key
+from bedplate.model.ids import ClusterKey, Key, OperationId, ServerName, key
 from bedplate.model.inventory import AnyView, DomainView, Observation
-from bedplate.model.journal import OperationRecord
+from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
-from bedplate.model.steps import Bootstrap, Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 from bedplate.ports import ClusterAccess
 
@@ -151,7 +149,7 @@ class Engine:
             return
         target = key("machine", view.uid)
         detail = view.detail or "kubeadm failed without a word in its log"
-        self._failed(target, "Bootstrap", "BootstrapFailed", detail, permanent=False)
+        self._failed(target, "Bootstrap", "BootstrapFailed", detail)
         self._tell(target, "Warning", "BootstrapFailed", detail)
 
     def _news(self, keys: Iterable[Key]) -> None:
@@ -299,9 +297,7 @@ class Engine:
             reason=reason,
         )
         self.flight.add(operation)
-        started = history.first or self._now
-        running = msgspec.structs.replace(history, first=started, running=True, generation=_generation(step))
-        self.attempts.set(step.target, step.name, running)
+        self.attempts.set(step.target, step.name, begun(history, step, self._now))
         self._out.append(msg.Begin(operation=operation))
 
     def _journalled(self, operation: OperationId) -> None:
@@ -317,20 +313,18 @@ class Engine:
             return
         self._out.append(msg.Finish(operation=operation, finished=self._now, result=result))
         step = record.step
+        history = self.attempts.get(step.target, step.name)
+        self.attempts.set(step.target, step.name, after(history, step, result, self._now))
         match result:
             case Done():
-                self._succeeded(step)
-                if result.views:
-                    seen = (Observation(value=v, time=self._now, source="step") for v in result.views)
-                    self._observed("step", seen, full=False)
+                seen = (Observation(value=v, time=self._now, source="step") for v in result.views)
+                self._observed("step", seen, full=False)
             case Failed():
-                self._failed(step.target, step.name, result.reason, result.message, permanent=result.permanent)
                 self._tell(step.target, "Warning", result.reason, f"{step.name}: {result.message}")
             case Refused():
-                self._failed(step.target, step.name, "Refused", result.message, permanent=False)
                 self._tell(step.target, "Warning", "Refused", f"{step.name}: {result.message}")
             case Unknown():
-                self._failed(step.target, step.name, "Unknown", result.message, permanent=False)
+                pass  # what really happened is observed
         self._look.add(step.target)
         if step.server:
             # Room on that server, and an image that several machines waited for.
@@ -345,37 +339,9 @@ class Engine:
         found = self.next.get(k)
         return found is not None and found.waiting in reasons
 
-    def _succeeded(self, step: Step) -> None:
-        history = self.attempts.get(step.target, step.name)
-        kept = history.count if isinstance(step, Bootstrap) else 0  # its failures are only seen later
-        self.attempts.set(
-            step.target,
-            step.name,
-            Attempt(
-                count=kept,
-                last=history.last,
-                last_error=history.last_error if kept else "",
-                last_error_reason=history.last_error_reason if kept else "",
-                succeeded=self._now,
-                generation=_generation(step),
-            ),
-        )
-
-    def _failed(self, target: Key, step: str, reason: str, message: str, *, permanent: bool) -> None:
+    def _failed(self, target: Key, step: str, reason: str, message: str) -> None:
         history = self.attempts.get(target, step)
-        self.attempts.set(
-            target,
-            step,
-            msgspec.structs.replace(
-                history,
-                first=history.first or self._now,
-                last=self._now,
-                count=history.count + (10 if permanent else 1),
-                last_error_reason=reason,
-                last_error=message,
-                running=False,
-            ),
-        )
+        self.attempts.set(target, step, failed(history, reason, message, self._now))
         self._look.add(target)
 
     # --- telling ---
@@ -434,13 +400,3 @@ class Engine:
         if at < FOREVER and at != self._timer:
             self._timer = at
             self._out.append(msg.SetTimer(at=max(at, self._now)))
-
-
-def _generation(step: Step) -> Generation:
-    machine = getattr(step, "machine", None)
-    if isinstance(machine, MachineEntry):
-        return machine.generation
-    cluster = getattr(step, "cluster", None)
-    if isinstance(cluster, ClusterEntry):
-        return cluster.generation
-    return getattr(step, "generation", Generation(0))

@@ -1,4 +1,4 @@
-"""What planning may know of earlier tries: per target and step, when it was first tried, how often it failed and why."""
+"""What planning may know of earlier tries: per target and step, when it was first tried, how often it failed, why."""
 
 from __future__ import annotations
 

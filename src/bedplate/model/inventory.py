@@ -161,7 +161,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     observations: Mapping[Key, Observation[AnyView]] = {}
     domains_by_uid: Mapping[MachineUid, frozenset[Key]] = {}
     synced: frozenset[str] = frozenset()
-    """Sources that delivered their full state since the controller started, such as `agent/hv1`, `cluster/default/shop`.
+    """Sources that delivered their full state since the controller started: `agent/hv1`, `cluster/default/shop`.
     Absence in a source that is not in here means nothing."""
 
     def server(self, name: ServerName) -> Observation[ServerView] | None:

@@ -12,7 +12,7 @@ from bedplate.model.meta import GROUP, VERSION
 class Column(NamedTuple):
     """One column of a server-side table; `path` is a dotted path into the object, in wire names.
 
-    `path` may end in `[TYPE]` after `conditions` to take that condition's status. `priority` above zero: `-o wide` only.
+    `path` may end in `[TYPE]` after `conditions`: that condition's status. `priority` above zero: `-o wide` only.
     """
 
     name: str
@@ -69,7 +69,8 @@ KINDS: tuple[KindInfo, ...] = (
         Column("Digest", "spec.disk.digest", priority=1), _AGE,
     )),
     KindInfo("Release", "releases", infrastructure.Release, short_names=("rel",), namespaced=False, columns=(
-        Column("Version", "spec.version"), Column("Source", "spec.source"), Column("Etcd", "spec.etcd", priority=1), _AGE,
+        Column("Version", "spec.version"), Column("Source", "spec.source"),
+        Column("Etcd", "spec.etcd", priority=1), _AGE,
     )),
     KindInfo("Cluster", "clusters", cluster.Cluster, short_names=("cl",), columns=(
         Column("Version", "status.version"), _READY, Column("Nodes", "status.nodes", "integer"),

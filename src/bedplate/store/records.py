@@ -9,10 +9,10 @@ import msgspec
 from sqlalchemy import Connection, Table, func, insert, select, update
 
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry
-from bedplate.model.ids import Epoch, Generation, Key, OperationId, Revision
-from bedplate.model.journal import OperationRecord
-from bedplate.model.steps import Bootstrap, Done, Failed, Refused, Step, StepResult, Unknown
+from bedplate.model.blueprint import AnyEntry, Blueprint, Delta
+from bedplate.model.ids import Epoch, Key, OperationId, Revision
+from bedplate.model.journal import OperationRecord, after, begun
+from bedplate.model.steps import Done, StepResult
 from bedplate.ports import CommitConflict
 from bedplate.store import tables as t
 from bedplate.store.changelog import counter
@@ -146,10 +146,7 @@ class Records:
         self.connection.execute(insert(t.operations), row)
         step = operation.step
         history = self.attempt(step.target, step.name)
-        running = msgspec.structs.replace(
-            history, first=history.first or operation.started, running=True, generation=generation_of(step)
-        )
-        self.set_attempt(step.target, step.name, running)
+        self.set_attempt(step.target, step.name, begun(history, step, operation.started))
 
     def find_operation(self, operation: OperationId) -> OperationRecord | None:
         """Give an operation that is still kept."""
@@ -158,16 +155,16 @@ class Records:
 
     def finish_operation(self, operation: OperationId, result: StepResult, finished: float) -> OperationRecord | None:
         """Write down how a step ended; None: it is not known, or ended already."""
-        begun = self.find_operation(operation)
-        if begun is None or begun.finished is not None:
+        record = self.find_operation(operation)
+        if record is None or record.finished is not None:
             return None
         # What was read back is in the inventory; the journal keeps how it ended.
         kept = msgspec.structs.replace(result, views=()) if isinstance(result, Done) else result
-        ended = msgspec.structs.replace(begun, finished=finished, result=kept)
+        ended = msgspec.structs.replace(record, finished=finished, result=kept)
         row = update(t.operations).where(t.operations.c.id == operation)
         self.connection.execute(row.values(finished=finished, data=_pack(ended)))
-        history = self.attempt(begun.step.target, begun.step.name)
-        self.set_attempt(begun.step.target, begun.step.name, after(history, begun.step, result, finished))
+        history = self.attempt(record.step.target, record.step.name)
+        self.set_attempt(record.step.target, record.step.name, after(history, record.step, result, finished))
         return ended
 
     def open_operations(self) -> list[OperationRecord]:
@@ -227,41 +224,3 @@ class Records:
         self.connection.execute(
             update(t.leadership).where(c.holder == holder, c.epoch == epoch).values(held=False, expires=self.now)
         )
-
-
-def after(history: Attempt, step: Step, result: StepResult, now: float) -> Attempt:
-    """Give the history after a try ended. The same rule as the engine's, so that a restart changes nothing."""
-    match result:
-        case Done():
-            kept = history.count if isinstance(step, Bootstrap) else 0  # its failures are only seen later
-            return Attempt(
-                count=kept,
-                last=history.last,
-                last_error=history.last_error if kept else "",
-                last_error_reason=history.last_error_reason if kept else "",
-                succeeded=now,
-                generation=generation_of(step),
-            )
-        case Failed():
-            reason, message, more = result.reason, result.message, 10 if result.permanent else 1
-        case Refused():
-            reason, message, more = "Refused", result.message, 1
-        case Unknown():
-            reason, message, more = "Unknown", result.message, 1
-    return msgspec.structs.replace(
-        history,
-        first=history.first or now,
-        last=now,
-        count=history.count + more,
-        last_error_reason=reason,
-        last_error=message,
-        running=False,
-    )
-
-
-def generation_of(step: Step) -> Generation:
-    """Generation of the entry that the step acts for, 0 where there is none."""
-    for part in (getattr(step, "machine", None), getattr(step, "cluster", None), step):
-        if isinstance(part, MachineEntry | ClusterEntry):
-            return part.generation
-    return getattr(step, "generation", Generation(0))
