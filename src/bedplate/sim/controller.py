@@ -1,0 +1,228 @@
+"""One simulated controller: the real engine, its commands carried out against the simulated store and world.
+
+It dies between any two commands; what it knew is gone then, what it set going in the world goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from bedplate.engine import messages as msg
+from bedplate.engine.engine import Engine
+from bedplate.model.ids import ClusterKey, Epoch, Key, OperationId, ServerName
+from bedplate.model.inventory import AnyView, Observation, ServerView
+from bedplate.model.kinds.base import Object
+from bedplate.model.steps import Unknown
+from bedplate.ports import ClusterAccess, CommitConflict
+
+if TYPE_CHECKING:
+    from bedplate.sim.simulator import Simulator
+
+LATENCY = 0.003
+"""Seconds between the store's or an agent's answer and the engine's hearing of it."""
+
+
+class SimController:
+    """A controller's life, from taking the lead to its death."""
+
+    def __init__(self, sim: Simulator, engine: Engine, number: int) -> None:
+        self.sim = sim
+        self.engine = engine
+        self.name = f"controller {number}"
+        self.alive = True
+        self.halted = ""
+        self.epoch = Epoch(0)
+        self.followed: set[ClusterKey] = set()
+        self._told: dict[Key, AnyView] = {}
+        self._answering: set[ClusterKey] = set()
+        self._timer = 0
+        self._refused: list[msg.Command] = []
+
+    def lead(self) -> None:
+        """Take the lead; then agents connect and tell all that they know."""
+        started = self.sim.store.lead()
+        self.epoch = started.epoch
+        self.handle(started)
+        for server in self.sim.world.servers.values():
+            if server.connected:
+                self.sim.after(0.01, lambda name=server.name: self.agent_connected(name))
+
+    def handle(self, event: msg.Event) -> None:
+        """Give the engine an event and carry out what it says, one command at a time."""
+        if not self.alive:
+            return
+        for command in self.engine.handle(event, self.sim.now):
+            if self.sim.dies_here(self):
+                return
+            self._carry_out(command)
+
+    def tell(self, event: msg.Event) -> None:
+        """Queue an event."""
+        self.sim.after(LATENCY, lambda: self.handle(event))
+
+    def die(self) -> None:
+        """`kill -9`."""
+        self.alive = False
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: msg.Command) -> None:
+        match command:
+            case msg.Run():
+                self.sim.run_step(self, command.step, command.ticket)
+            case msg.SetTimer():
+                self._set_timer(command.at)
+            case msg.Follow():
+                self._follow(command.clusters)
+            case msg.Halt():
+                self.halted = command.message
+                self.sim.say(self.name, f"stops acting: {command.message}")
+            case _:
+                self._write(command)
+
+    def _write(self, command: msg.Command) -> None:
+        if self.sim.store.broken or self._refused:
+            if not self._refused:
+                self.tell(msg.StoreFailed(message="no space left on device"))
+            self._refused.append(command)
+            return
+        try:
+            self._store(command)
+        except CommitConflict as conflict:
+            self.tell(msg.CommitLost(message=str(conflict)))
+
+    def store_healed(self) -> None:
+        """The store takes writes again: those it refused come first."""
+        refused, self._refused = self._refused, []
+        for command in refused:
+            self._write(command)
+        self.tell(msg.StoreHealed())
+
+    def _store(self, command: msg.Command) -> None:
+        store = self.sim.store
+        match command:
+            case msg.Commit():
+                number = store.commit(command.delta, command.epoch)
+                self.sim.committed(self, number, command.delta)
+                self.tell(msg.Committed(number=number))
+            case msg.Begin():
+                store.begin(command.operation)
+                self.sim.begun(self, command.operation)
+                self.tell(msg.Journalled(operation=command.operation.id))
+            case msg.Finish():
+                store.finish(command.operation, command.result, command.finished)
+            case msg.Publish():
+                self._echo(store.publish(command.object))
+            case msg.Unpublish():
+                store.objects.pop(command.key, None)
+            case msg.Finalise():
+                self._echo(store.finalise(command.key))
+            case msg.Record():
+                store.events.append(command)
+            case _:
+                raise AssertionError(f"not a command for the store: {command}")
+
+    def _echo(self, changes: Mapping[Key, Object | None]) -> None:
+        if changes:
+            self.tell(msg.SpecChanged(changes=changes))
+
+    def _set_timer(self, at: float) -> None:
+        self._timer += 1
+        number = self._timer
+
+        def tick() -> None:
+            if number == self._timer:
+                self.handle(msg.Ticked())
+
+        self.sim.at(at, tick, idle=True)
+
+    # --- observations ---------------------------------------------------------------------------------------------
+
+    def observe(self, dirty: Iterable[Key]) -> None:
+        """Tell the engine what changed, as far as agents and watches can tell it."""
+        for k in dirty:
+            kind, *rest = k.split("/")
+            if kind in {"server", "domain", "retained-disk-view"}:
+                self._agent_tells(ServerName(rest[0]), k)
+            else:
+                self._cluster_tells(ClusterKey(f"{rest[0]}/{rest[1]}"), k)
+
+    def _agent_tells(self, name: ServerName, k: Key) -> None:
+        server = self.sim.world.servers[name]
+        view = self.sim.world.view(k)
+        if server.connected and view is not None and self._told.get(k) != view:
+            self._observed(f"agent/{name}", [view])
+
+    def _cluster_tells(self, key: ClusterKey, k: Key) -> None:
+        cluster = self.sim.world.clusters.get(key)
+        if key not in self.followed or cluster is None:
+            return
+        if not self.sim.world.api(cluster):
+            self._answering.discard(key)
+            view = self.sim.world.cluster_view(cluster)
+            if self._told.get(view.key) != view:
+                self._observed(f"cluster/{key}", [view])
+        elif key not in self._answering:
+            self._answering.add(key)
+            self._observed(f"cluster/{key}", self.sim.world.everything_in(cluster), full=True)
+        else:
+            view = self.sim.world.view(k)
+            if view is not None and self._told.get(k) != view:
+                self._observed(f"cluster/{key}", [view])
+
+    def _observed(self, source: str, views: list[AnyView], *, full: bool = False, until: float | None = None) -> None:
+        self._told.update((v.key, v) for v in views)
+        good = float("inf") if until is None else until
+        seen = tuple(Observation(value=v, time=self.sim.now, source=source, good_until=good) for v in views)
+        self.tell(msg.Observed(source=source, observations=seen, full=full))
+
+    def agent_connected(self, name: ServerName) -> None:
+        """An agent is there: it tells everything once."""
+        server = self.sim.world.servers[name]
+        if self.alive and server.connected and server.epoch <= self.epoch:
+            self._observed(f"agent/{name}", self.sim.world.everything_on(server), full=True)
+
+    def agent_lost(self, name: ServerName) -> None:
+        """An agent is gone: what it told is known still, but no longer for what is."""
+        server = self.sim.world.servers[name]
+        lost = f"/{name}/"
+        stale = [v for k, v in self._told.items() if k.startswith(("domain/", "retained")) and lost in f"{k}/"]
+        down = ServerView(server=name, connected=False, host_uuid=server.host_uuid, error="its agent is not connected")
+        known = self._told.get(down.key)
+        if isinstance(known, ServerView):
+            down = _down(known)
+        self._observed(f"agent/{name}", [down])
+        if stale:
+            self._observed(f"agent/{name}", stale, until=self.sim.now)
+
+    def _follow(self, clusters: Mapping[ClusterKey, ClusterAccess]) -> None:
+        for gone in self.followed - set(clusters):
+            self._answering.discard(gone)
+        fresh = set(clusters) - self.followed
+        self.followed = set(clusters)
+        for key in sorted(fresh):
+            self.sim.world.cluster(key)
+            self._told.pop(self.sim.world.cluster_view(self.sim.world.cluster(key)).key, None)
+            self._cluster_tells(key, self.sim.world.cluster_view(self.sim.world.cluster(key)).key)
+
+    def lost(self, operation: OperationId, message: str) -> None:
+        """A step's answer will not come."""
+        self.tell(msg.StepEnded(operation=operation, result=Unknown(message=message)))
+
+
+def _down(view: ServerView) -> ServerView:
+    return ServerView(
+        server=view.server,
+        connected=False,
+        host_uuid=view.host_uuid,
+        boot_id=view.boot_id,
+        address=view.address,
+        agent_version=view.agent_version,
+        cpus=view.cpus,
+        memory_mib=view.memory_mib,
+        accelerator=view.accelerator,
+        bridges=view.bridges,
+        pools=view.pools,
+        error="its agent is not connected",
+    )

@@ -1,0 +1,103 @@
+"""One step on its way from a controller through the world and back, with what goes wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bedplate.engine import messages as msg
+from bedplate.model.ids import OperationId
+from bedplate.model.steps import Done, Failed, HypervisorStep, Step, StepResult, Ticket, Unknown
+from bedplate.sim import drivers
+from bedplate.sim.controller import SimController
+from bedplate.sim.faults import Fault
+
+if TYPE_CHECKING:
+    from bedplate.sim.simulator import Simulator
+
+RESUME = 10.0
+"""Seconds that a command waits for its agent to come back before its outcome counts as unknown."""
+
+OBSERVED_FIRST = 0.001
+"""Seconds by which an agent's observation of what a step did comes before its reply, as on the one connection."""
+
+
+class Attempted:
+    """One step on its way through the world and back."""
+
+    def __init__(
+        self, sim: Simulator, controller: SimController, step: Step, ticket: Ticket, fault: Fault | None
+    ) -> None:
+        self._sim = sim
+        self._controller = controller
+        self._step = step
+        self._ticket = ticket
+        self._fault = fault
+        self._answered = False
+        self._server = sim.world.servers.get(step.server) if isinstance(step, HypervisorStep) else None
+        self._life = self._server.commands if self._server is not None else 0
+
+    def begin(self) -> None:
+        """Set it going."""
+        what = f"{self._step.name} {_short(self._step)}" + (f" [{self._fault.value}]" if self._fault else "")
+        self._sim.say(self._controller.name, what)
+        self._sim.at(self._sim.now + self._ticket.deadline, self._late, idle=True)
+        if self._fault is Fault.FAILED:
+            self._answer(Failed(reason="Injected", message="it was refused on its way"))
+        elif self._fault is not Fault.LOST_COMMAND:
+            self._go(self._sim.perform(self._step, self._ticket), first=True)
+
+    def _go(self, running: drivers.Running, *, first: bool) -> None:
+        try:
+            delay = next(running)
+        except StopIteration as end:
+            self._ended(end.value, first=first)
+            return
+
+        def resume() -> None:
+            if self._dropped():
+                running.close()
+            else:
+                self._go(running, first=first)
+
+        self._sim.after(delay, resume)
+
+    def _dropped(self) -> bool:
+        """True where nobody carries it on: stopped half way, its agent died, or the controller that ran it did."""
+        if self._fault is Fault.HALF:
+            return True
+        if self._server is not None:
+            return self._server.commands != self._life
+        # Steps on clusters run in the controller; a request that is on its way goes on half of the time.
+        return not self._controller.alive and sum(map(ord, self._ticket.operation)) % 2 == 0
+
+    def _ended(self, result: StepResult, *, first: bool) -> None:
+        if first and self._fault is Fault.TWICE:
+            again = self._sim.perform(self._step, self._ticket)
+            self._sim.after(self._sim.dawdle(), lambda: self._go(again, first=False))
+        if not first or self._fault is Fault.LOST_REPLY:
+            return
+        if self._server is not None and not self._server.connected and isinstance(result, Done):
+            self._sim.wait_for(self._server, lambda: self._answer(result))
+            self._sim.at(self._sim.now + RESUME, self._late, idle=True)
+        else:
+            self._sim.after(OBSERVED_FIRST, lambda: self._answer(result))
+
+    def _late(self) -> None:
+        if not self._answered:
+            self._answer(Unknown(message=f"{self._step.name} was not answered in time"))
+
+    def _answer(self, result: StepResult) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        if isinstance(result, Done):
+            pass
+        elif self._controller.alive:
+            self._sim.say(self._controller.name, f"{self._step.name} {_short(self._step)}: {result.message}")
+        self._controller.tell(msg.StepEnded(operation=OperationId(self._ticket.operation), result=result))
+
+
+def _short(step: Step) -> str:
+    machine = getattr(step, "machine", None)
+    name = machine.name if machine is not None else step.target
+    return f"{name} on {step.server}" if step.server else name

@@ -1,0 +1,262 @@
+"""What each step does to the simulated world, as the real agent, kubeadm and the cluster's API do it.
+
+A step is a generator: it yields the seconds until it goes on and returns its result, so that it can be stopped half
+way, run twice, or have its reply lost. Time, faults and fences of the controller are the caller's; those of the agents
+are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import Digest
+from bedplate.model.steps import (
+    CreateVolume,
+    DefineDomain,
+    DeleteRetained,
+    DeleteVolume,
+    Done,
+    Failed,
+    HypervisorStep,
+    PullImage,
+    Refused,
+    RemoveDomain,
+    RetainVolume,
+    StartDomain,
+    Step,
+    StepResult,
+    StopDomain,
+    Ticket,
+)
+from bedplate.sim import clusters
+from bedplate.sim.durations import Durations
+from bedplate.sim.truth import last_copy, quorum_after, quorum_before
+from bedplate.sim.world import Process, SimDomain, SimPool, SimRecord, SimServer, SimVolume, World
+
+Running = Generator[float, None, StepResult]
+
+
+def perform(world: World, durations: Durations, step: Step, ticket: Ticket) -> Running:
+    """Give the running step."""
+    if isinstance(step, HypervisorStep):
+        return _on_agent(world, durations, step, ticket)
+    return clusters.perform(world, durations, step, ticket)
+
+
+# --- what an agent checks -----------------------------------------------------------------------------------------
+
+
+def admit(world: World, server: SimServer, ticket: Ticket, m: MachineEntry | None) -> Refused | None:
+    """Refuse another store, a lower epoch or a lower generation than was seen; remember higher ones."""
+    if ticket.store != world.store:
+        return Refused(message=f"this agent belongs to store {world.store}, not {ticket.store}")
+    if ticket.epoch < server.epoch:
+        return Refused(message=f"controller epoch {ticket.epoch} is over: epoch {server.epoch} was seen")
+    server.epoch = ticket.epoch
+    if m is None:
+        return None
+    record = server.records.setdefault(m.uid, SimRecord())
+    if m.generation < record.generation:
+        return Refused(message=f"generation {m.generation} of machine {m.uid} is over: {record.generation} was seen")
+    record.generation = m.generation
+    return None
+
+
+def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: Ticket) -> Running:
+    server = world.servers.get(step.server)
+    if server is None or not server.connected:
+        return Failed(reason="NotConnected", message=f"the agent of {step.server} is not connected")
+    machine = None if isinstance(step, PullImage | DeleteRetained) else step.machine
+    refused = admit(world, server, ticket, machine)
+    if refused is not None:
+        return refused
+    if server.error:
+        return Failed(reason="LibvirtUnavailable", message=server.error)
+    yield durations.step(step.name)
+    match step:
+        case PullImage():
+            return _pull(world, server, step)
+        case DeleteRetained():
+            return _delete_retained(world, server, step)
+        case StartDomain():
+            failed = _start(world, durations, server, step.machine)
+        case CreateVolume():
+            failed = _create_volume(world, server, step.machine)
+        case DefineDomain():
+            failed = _define(world, server, step.machine)
+        case StopDomain():
+            failed = _stop(world, server, step.machine)
+        case RemoveDomain():
+            failed = _remove(world, server, step.machine)
+        case DeleteVolume():
+            failed = _delete_volume(world, server, step.machine)
+        case RetainVolume():
+            failed = _retain(world, server, step.machine)
+    return failed or Done(views=(world.domain_view(server, step.machine.uid),))
+
+
+# --- disks --------------------------------------------------------------------------------------------------------
+
+
+def _pool(server: SimServer, name: str) -> SimPool | Failed:
+    pool = server.pools.get(name)
+    return pool or Failed(reason="PoolMissing", message=f"disk pool {name} is not served by {server.name}")
+
+
+def _digests(*digests: Digest) -> set[Digest]:
+    return {d for d in digests if d}
+
+
+def _pull(world: World, server: SimServer, step: PullImage) -> StepResult:
+    pool = _pool(server, step.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    if pool.full:
+        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
+    pool.images |= _digests(step.image.disk, step.image.kernel, step.image.initrd)
+    for other in world.servers.values():
+        if pool in other.pools.values():
+            world.touch_server(other)
+    return Done(message=f"image {step.image.name} is in disk pool {pool.name}")
+
+
+def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    if m.uid in server.volumes:
+        return None
+    pool = _pool(server, m.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    if m.image.disk not in pool.images:
+        return Failed(reason="ImageMissing", message=f"image {m.image.name} is not in disk pool {pool.name}")
+    if pool.full or pool.used_mib + m.disk_mib > pool.capacity_mib:
+        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
+    if m.uid in server.retained or any(m.uid in s.volumes for s in world.servers.values()):
+        world.violation("rule 1", f"a second disk for {m.name} ({m.uid}) was made on {server.name}")
+    volume = SimVolume(uid=m.uid, server=server.name, pool=pool, size_mib=m.disk_mib, store=world.store)
+    world.add_volume(server, volume)
+    return None
+
+
+def _must_be_gone(server: SimServer, m: MachineEntry) -> Failed | None:
+    if m.uid in server.domains:
+        return Failed(reason="DomainPresent", message=f"the domain of {m.name} is still there: remove it first")
+    return None
+
+
+def _delete_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    present = _must_be_gone(server, m)
+    if present is not None:
+        return present
+    if m.uid not in server.volumes:
+        return None
+    if m.retain_disk:
+        world.violation("rule 9", f"the disk of {m.name} was deleted though it is to be kept")
+    lost = last_copy(world, m.uid)
+    if lost:
+        world.violation("rule 9", f"deleting the disk of {m.name} lost the last copy of {lost}")
+    world.drop_volume(server, m.uid)
+    return None
+
+
+def _retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    present = _must_be_gone(server, m)
+    if present is not None:
+        return present
+    if m.uid in server.retained:
+        return None
+    volume = world.drop_volume(server, m.uid)
+    if volume is None:
+        return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} to retain", permanent=True)
+    volume.pool.used_mib += volume.size_mib
+    server.retained[m.uid] = volume
+    world.touch_retained(server, m.uid)
+    return None
+
+
+def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> StepResult:
+    volume = server.retained.pop(step.uid, None)
+    if volume is not None:
+        volume.pool.used_mib -= volume.size_mib
+    world.touch_retained(server, step.uid)
+    return Done(views=(world.retained_view(server, step.uid),))
+
+
+# --- domains ------------------------------------------------------------------------------------------------------
+
+
+def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    pool = _pool(server, m.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    domain = server.domains.get(m.uid)
+    if domain is None:
+        world.add_domain(server, SimDomain(entry=m, store=world.store, defined_boot=m.boot))
+    else:
+        domain.entry, domain.defined_boot = m, m.boot
+        world.touch(server, m.uid)
+    return None
+
+
+def _start(world: World, durations: Durations, server: SimServer, m: MachineEntry) -> Failed | None:
+    domain, record = server.domains.get(m.uid), server.records[m.uid]
+    if domain is None:
+        return Failed(reason="DomainMissing", message=f"the domain of {m.name} is not defined on {server.name}")
+    if domain.entry.generation < m.generation:
+        return Failed(reason="DomainOutdated", message=f"the domain of {m.name} is out of date: define it first")
+    if domain.state == "running":
+        record.boot = max(record.boot, m.boot)
+        world.touch(server, m.uid)
+        return None
+    if record.boot >= m.boot:
+        return None
+    if m.uid not in server.volumes:
+        return Failed(reason="VolumeMissing", message=f"the disk of {m.name} is not in disk pool {m.disk_pool}")
+    if m.nic.bridge not in server.bridges:
+        return Failed(reason="LibvirtError", message=f"libvirt: no bridge {m.nic.bridge} on {server.name}")
+    record.boot, record.started = m.boot, world.now
+    world.set_state(server, domain, "running")
+    world.spawn(boot(world, durations, server, domain))
+    return None
+
+
+def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    domain = server.domains.get(m.uid)
+    if domain is not None and domain.state == "running":
+        at_risk = quorum_before(world, m.uid)
+        world.set_state(server, domain, "shutoff")
+        quorum_after(world, at_risk, f"stopping {m.name}")
+    return None
+
+
+def _remove(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    if m.uid in server.domains:
+        at_risk = quorum_before(world, m.uid)
+        world.drop_domain(server, m.uid)
+        quorum_after(world, at_risk, f"removing {m.name}")
+    return None
+
+
+def boot(world: World, durations: Durations, server: SimServer, domain: SimDomain) -> Process:
+    """A guest's start: user space, then, where its disk has joined, the kubelet."""
+    run, m = domain.run, domain.entry
+    yield durations.draw(durations.ranges.boot)
+    if not alive(server, domain, run):
+        return
+    if m.image.disk in world.dead_images:
+        domain.detail = "no guest agent; the console's last lines:\nKernel panic - not syncing"
+        world.touch(server, m.uid)
+        return
+    if m.image.bootstrap == "guest-agent":
+        domain.guest_agent = True
+        world.touch(server, m.uid)
+    volume = server.volumes.get(m.uid)
+    if volume is not None and volume.joined:
+        domain.bootstrap = "done"
+        world.touch(server, m.uid)
+        yield from clusters.kubelet(world, durations, server, domain, run, volume.joined)
+
+
+def alive(server: SimServer, domain: SimDomain, run: int) -> bool:
+    """True while the domain is in that run."""
+    return server.domains.get(domain.entry.uid) is domain and domain.state == "running" and domain.run == run
