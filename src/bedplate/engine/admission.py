@@ -41,34 +41,38 @@ def backoff(policy: Policy, attempt: Attempt, target: Key, step: str, seed: int)
     return full * (1.0 - 0.25 * share)
 
 
+_SERVER = "on server "
+
+
+def bounds(step: Step) -> tuple[str, ...]:
+    """Names of the bounds that the step counts under: its kind and, where it has one, its server."""
+    kind = f"of kind {step.name}"
+    return (f"{_SERVER}{step.server}", kind) if step.server else (kind,)
+
+
 class InFlight:
     """The operations that were begun and have not ended."""
 
     def __init__(self) -> None:
         self.operations: dict[OperationId, OperationRecord] = {}
         self._by_target: dict[Key, OperationId] = {}
-        self._per_server: Counter[str] = Counter()
-        self._per_kind: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
 
     def on(self, target: Key) -> OperationRecord | None:
         """The operation on that target, if one is in flight."""
         found = self._by_target.get(target)
         return None if found is None else self.operations[found]
 
-    def has_room(self, policy: Policy, step: Step) -> bool:
-        """True where the bounds allow one more step of that kind on that server."""
-        server = step.server
-        if server and self._per_server[server] >= policy.steps_per_server:
-            return False
-        return self._per_kind[step.name] < policy.steps_per_kind
+    def has_room(self, policy: Policy, bound: str) -> bool:
+        """True where one more step may run under that bound (see `bounds`)."""
+        limit = policy.steps_per_server if bound.startswith(_SERVER) else policy.steps_per_kind
+        return self._running[bound] < limit
 
     def add(self, operation: OperationRecord) -> None:
         step = operation.step
         self.operations[operation.id] = operation
         self._by_target[step.target] = operation.id
-        self._per_kind[step.name] += 1
-        if step.server:
-            self._per_server[step.server] += 1
+        self._running.update(bounds(step))
 
     def remove(self, operation: OperationId) -> OperationRecord | None:
         """Take it out; None where it is not known (an answer of an earlier life)."""
@@ -77,7 +81,5 @@ class InFlight:
             return None
         step = found.step
         self._by_target.pop(step.target, None)
-        self._per_kind[step.name] -= 1
-        if step.server:
-            self._per_server[step.server] -= 1
+        self._running.subtract(bounds(step))
         return found

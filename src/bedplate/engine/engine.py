@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
-from bedplate.engine.admission import InFlight, backoff, deadline
+from bedplate.engine.admission import InFlight, backoff, bounds, deadline
 from bedplate.engine.diff import Next, World, next_for
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
@@ -22,6 +22,7 @@ from bedplate.model.inventory import AnyView, DomainView, Observation
 from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
+from bedplate.model.spec import Spec
 from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 from bedplate.ports import ClusterAccess
@@ -49,6 +50,8 @@ class Engine:
         self._next_time = FOREVER
         self._committing: tuple[Delta, Report] | None = None
         self._wakeups: list[tuple[float, Key]] = []
+        self._crowded: dict[str, dict[Key, None]] = {}  # by bound: who waits for room under it, in order
+        self._freed: set[str] = set()
         self._counter = 0
         self._timer = FOREVER
         self._follow_stale = True
@@ -62,6 +65,8 @@ class Engine:
         self.attempts = AttemptState({})
         self.blueprint = Blueprint()
         self.index = BlueprintIndex(self.blueprint)
+        self._spec = SpecState(Spec())
+        self._projection = Projection({})
 
     # --- events ---
 
@@ -110,6 +115,7 @@ class Engine:
         for operation in event.open_operations:
             result = Unknown(message="the controller stopped before the answer came")
             self._out.append(msg.Finish(operation=operation.id, finished=self._now, result=result))
+            self._remember(operation.step, result)
         self._replan_all()
 
     def _replan_all(self) -> None:
@@ -197,7 +203,7 @@ class Engine:
         inp = self._plan_input()
         result = plan(inp, None if self._changed is None else frozenset(self._changed))
         self._changed = set()
-        self._next_time = min(self._next_time, result.next_time) if result.next_time > self._now else FOREVER
+        self._next_time = max(result.next_time, self._now + self.policy.tick)
         for k, waiting in result.report.waiting.items():
             if waiting is None:
                 self.waiting.pop(k, None)
@@ -207,6 +213,7 @@ class Engine:
         self.findings = self._checker(inp, result)
         if self.findings:
             self._cache = None
+            self._changed = None  # what was refused is planned again with the next news
             for finding in self.findings:
                 self._tell(finding.key, "Warning", "PlanRefused", f"rule {finding.rule}: {finding.sentence}")
             return
@@ -253,23 +260,40 @@ class Engine:
     def _diff(self) -> None:
         if self._observe_only or self._store_failed:
             return
-        world = World(
+        world = self._world()
+        look, self._look = self._look, set()
+        for k in sorted(look):
+            self._look_at(world, k)
+        self._refill(world)
+
+    def _world(self) -> World:
+        return World(
             blueprint=self.blueprint,
             inventory=self.inventory.inventory,
             attempts=self.attempts.by_target,
             now=self._now,
             control_planes=self.index.control_planes,
         )
-        look, self._look = self._look, set()
-        for k in sorted(look):
-            if k not in self.blueprint.entries or self.flight.on(k) is not None:
-                continue
-            found = next_for(world, k)
-            if found.step is not None:
-                found = self._admit(k, found, found.step)
-            if self.next.get(k) != found:
-                self.next[k] = found
-                self._projection.touch(k)
+
+    def _look_at(self, world: World, k: Key) -> None:
+        if k not in self.blueprint.entries or self.flight.on(k) is not None:
+            return
+        found = next_for(world, k)
+        if found.step is not None:
+            found = self._admit(k, found, found.step)
+        if self.next.get(k) != found:
+            self.next[k] = found
+            self._projection.touch(k)
+
+    def _refill(self, world: World) -> None:
+        """Where steps ended, let as many go on as there is room for now: first come, first served."""
+        for bound in sorted(self._freed):
+            waiting = self._crowded.get(bound, {})
+            while waiting and self.flight.has_room(self.policy, bound):
+                k = next(iter(waiting))
+                del waiting[k]
+                self._look_at(world, k)
+        self._freed.clear()
 
     def _admit(self, k: Key, wanted: Next, step: Step) -> Next:
         """Begin the step if it may begin now; else say what it waits on, and wake up for it."""
@@ -281,8 +305,10 @@ class Engine:
             return Next(waiting=Waiting.BACKOFF, reason=why)
         if self.flight.on(step.target) is not None:
             return Next(waiting=Waiting.STEP, reason=f"{step.name} is running")
-        if not self.flight.has_room(self.policy, step):
-            return Next(waiting=Waiting.CAPACITY, reason=f"enough steps are running on server {step.server} already")
+        for bound in bounds(step):
+            if not self.flight.has_room(self.policy, bound):
+                self._crowded.setdefault(bound, {})[k] = None
+                return Next(waiting=Waiting.CAPACITY, reason=f"enough steps are running already ({bound})")
         self._begin(step, wanted.reason, history)
         return wanted
 
@@ -302,7 +328,7 @@ class Engine:
 
     def _journalled(self, operation: OperationId) -> None:
         record = self.flight.operations.get(operation)
-        if record is None:
+        if record is None or not self._leading:
             return
         ticket = Ticket(operation=operation, store=self._store, epoch=self._epoch, deadline=deadline(record.step))
         self._out.append(msg.Run(step=record.step, ticket=ticket))
@@ -313,8 +339,7 @@ class Engine:
             return
         self._out.append(msg.Finish(operation=operation, finished=self._now, result=result))
         step = record.step
-        history = self.attempts.get(step.target, step.name)
-        self.attempts.set(step.target, step.name, after(history, step, result, self._now))
+        self._remember(step, result)
         match result:
             case Done():
                 seen = (Observation(value=v, time=self._now, source="step") for v in result.views)
@@ -326,18 +351,15 @@ class Engine:
             case Unknown():
                 pass  # what really happened is observed
         self._look.add(step.target)
-        if step.server:
-            # Room on that server, and an image that several machines waited for.
-            waiting = self.index.by_server.get(step.server, set())
-            self._look.update(
-                k for k in waiting if isinstance(step, PullImage) or self._waits(k, Waiting.CAPACITY, Waiting.STEP)
-            )
+        self._freed.update(bounds(step))
+        if isinstance(step, PullImage):  # several machines may wait for one image
+            self._look.update(self.index.by_server.get(step.server, set()))
         self._projection.touch(step.target)
         self._news([step.target])
 
-    def _waits(self, k: Key, *reasons: Waiting) -> bool:
-        found = self.next.get(k)
-        return found is not None and found.waiting in reasons
+    def _remember(self, step: Step, result: StepResult) -> None:
+        history = self.attempts.get(step.target, step.name)
+        self.attempts.set(step.target, step.name, after(history, step, result, self._now))
 
     def _failed(self, target: Key, step: str, reason: str, message: str) -> None:
         history = self.attempts.get(target, step)
@@ -392,7 +414,7 @@ class Engine:
 
     def _set_timer(self) -> None:
         at = min(
-            self._plan_at if self._committing is None else FOREVER,
+            self._plan_at if self._committing is None and not self._store_failed else FOREVER,
             self._next_time,
             self._wakeups[0][0] if self._wakeups else FOREVER,
             self.inventory.next_expiry(),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from bedplate.engine import history
 from bedplate.engine import messages as msg
 from bedplate.engine.projection import FINALIZER
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import Blueprint, Delta, apply_delta
 from bedplate.model.ids import Epoch, Key, OperationId, Revision, StoreId
-from bedplate.model.journal import OperationRecord
+from bedplate.model.journal import OperationRecord, after, begun
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
@@ -98,15 +97,15 @@ class SimStore:
         self._check(operation.epoch)
         self.operations[operation.id] = operation
         step = operation.step
-        self._set(step.target, step.name, history.begun(self._get(step.target, step.name), step, operation.started))
+        self._set(step.target, step.name, begun(self._get(step.target, step.name), step, operation.started))
 
     def finish(self, operation: OperationId, result: StepResult, finished: float) -> None:
         """Journal how a step ended."""
-        begun = self.operations.pop(operation, None)
-        if begun is None:
+        record = self.operations.pop(operation, None)
+        if record is None:
             return
-        step = begun.step
-        self._set(step.target, step.name, history.ended(self._get(step.target, step.name), step, result, finished))
+        step = record.step
+        self._set(step.target, step.name, after(self._get(step.target, step.name), step, result, finished))
 
     def publish(self, obj: Object) -> dict[Key, Object | None]:
         """Write a status, or a derived object whole; give what the engine hears of it."""
