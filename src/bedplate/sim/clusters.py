@@ -22,6 +22,7 @@ from bedplate.model.steps import (
     StepResult,
     Ticket,
 )
+from bedplate.sim import views
 from bedplate.sim.durations import Durations
 from bedplate.sim.world import Process, SimCluster, SimDomain, SimNode, SimServer, SimVolume, World
 
@@ -61,7 +62,7 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
 
 
 def _secrets_view(world: World, cluster: SimCluster) -> ClusterView:
-    view = world.cluster_view(cluster)
+    view = views.cluster_view(world, cluster)
     return ClusterView(
         cluster=cluster.key,
         secrets=cluster.secrets,
@@ -117,7 +118,7 @@ def _delete_node(world: World, cluster: SimCluster, m: MachineEntry) -> StepResu
     if node is not None and node.uid == m.uid:
         del cluster.nodes[m.name]
         world.touch_node(cluster, m.name)
-    return Done(views=(world.node_view(cluster, m.name),))
+    return Done(views=(views.node_view(world, cluster, m.name),))
 
 
 def _drain(world: World, durations: Durations, cluster: SimCluster, m: MachineEntry) -> Running:
@@ -133,7 +134,7 @@ def _drain(world: World, durations: Durations, cluster: SimCluster, m: MachineEn
         return _no_api(cluster)
     node.pods = 0
     world.touch_node(cluster, m.name)
-    return Done(views=(world.node_view(cluster, m.name),))
+    return Done(views=(views.node_view(world, cluster, m.name),))
 
 
 def kubelet(
@@ -212,11 +213,11 @@ def _bootstrap(world: World, durations: Durations, cluster: SimCluster, step: Bo
         return Failed(reason="GuestUnreachable", message=f"the guest agent of {m.name} does not answer")
     if domain.bootstrap in {"running", "done"}:
         cluster.tokens.pop(token, None)
-        return Done(message="kubeadm was started before", views=(world.domain_view(server, m.uid),))
+        return Done(message="kubeadm was started before", views=(views.domain_view(world, server, m.uid),))
     domain.bootstrap, domain.detail = "running", ""
     world.touch(server, m.uid)
     world.spawn(_kubeadm(world, durations, server, domain, volume, step, token))
-    return Done(views=(world.domain_view(server, m.uid),))
+    return Done(views=(views.domain_view(world, server, m.uid),))
 
 
 def _stale_member(cluster: SimCluster, m: MachineEntry) -> bool:

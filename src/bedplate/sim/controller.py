@@ -15,6 +15,7 @@ from bedplate.model.inventory import AnyView, Observation, ServerView
 from bedplate.model.kinds.base import Object
 from bedplate.model.steps import Unknown
 from bedplate.ports import ClusterAccess, CommitConflict
+from bedplate.sim import views
 
 if TYPE_CHECKING:
     from bedplate.sim.simulator import Simulator
@@ -150,7 +151,7 @@ class SimController:
 
     def _agent_tells(self, name: ServerName, k: Key) -> None:
         server = self.sim.world.servers[name]
-        view = self.sim.world.view(k)
+        view = views.view(self.sim.world, k)
         if server.connected and view is not None and self._told.get(k) != view:
             self._observed(f"agent/{name}", [view])
 
@@ -160,14 +161,14 @@ class SimController:
             return
         if not self.sim.world.api(cluster):
             self._answering.discard(key)
-            view = self.sim.world.cluster_view(cluster)
+            view = views.cluster_view(self.sim.world, cluster)
             if self._told.get(view.key) != view:
                 self._observed(f"cluster/{key}", [view])
         elif key not in self._answering:
             self._answering.add(key)
-            self._observed(f"cluster/{key}", self.sim.world.everything_in(cluster), full=True)
+            self._observed(f"cluster/{key}", views.everything_in(self.sim.world, cluster), full=True)
         else:
-            view = self.sim.world.view(k)
+            view = views.view(self.sim.world, k)
             if view is not None and self._told.get(k) != view:
                 self._observed(f"cluster/{key}", [view])
 
@@ -181,7 +182,7 @@ class SimController:
         """An agent is there: it tells everything once."""
         server = self.sim.world.servers[name]
         if self.alive and server.connected and server.epoch <= self.epoch:
-            self._observed(f"agent/{name}", self.sim.world.everything_on(server), full=True)
+            self._observed(f"agent/{name}", views.everything_on(self.sim.world, server), full=True)
 
     def agent_lost(self, name: ServerName) -> None:
         """An agent is gone: what it told is known still, but no longer for what is."""
@@ -202,9 +203,9 @@ class SimController:
         fresh = set(clusters) - self.followed
         self.followed = set(clusters)
         for key in sorted(fresh):
-            self.sim.world.cluster(key)
-            self._told.pop(self.sim.world.cluster_view(self.sim.world.cluster(key)).key, None)
-            self._cluster_tells(key, self.sim.world.cluster_view(self.sim.world.cluster(key)).key)
+            known = views.cluster_view(self.sim.world, self.sim.world.cluster(key)).key
+            self._told.pop(known, None)
+            self._cluster_tells(key, known)
 
     def lost(self, operation: OperationId, message: str) -> None:
         """A step's answer will not come."""

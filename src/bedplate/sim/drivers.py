@@ -29,7 +29,7 @@ from bedplate.model.steps import (
     StopDomain,
     Ticket,
 )
-from bedplate.sim import clusters
+from bedplate.sim import clusters, views
 from bedplate.sim.durations import Durations
 from bedplate.sim.truth import last_copy, quorum_after, quorum_before
 from bedplate.sim.world import Process, SimDomain, SimPool, SimRecord, SimServer, SimVolume, World
@@ -93,7 +93,7 @@ def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: 
             failed = _delete_volume(world, server, step.machine)
         case RetainVolume():
             failed = _retain(world, server, step.machine)
-    return failed or Done(views=(world.domain_view(server, step.machine.uid),))
+    return failed or Done(views=(views.domain_view(world, server, step.machine.uid),))
 
 
 # --- disks --------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> S
     if volume is not None:
         volume.pool.used_mib -= volume.size_mib
     world.touch_retained(server, step.uid)
-    return Done(views=(world.retained_view(server, step.uid),))
+    return Done(views=(views.retained_view(world, server, step.uid),))
 
 
 # --- domains ------------------------------------------------------------------------------------------------------

@@ -18,9 +18,8 @@ from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineE
 from bedplate.model.ids import Key, StoreId
 from bedplate.model.inventory import Inventory
 from bedplate.model.kinds.base import Object
-from bedplate.model.kinds.cluster import Cluster
 from bedplate.model.policy import Policy
-from bedplate.model.spec import Spec, object_key
+from bedplate.model.spec import Spec
 from bedplate.model.steps import Step
 from bedplate.sim import drivers
 from bedplate.sim.durations import Durations
@@ -130,17 +129,51 @@ def preview(
     return _result(sim, blueprint, complete=not stopped and sim.now < now + HORIZON)
 
 
-def preview_engine(engine: Engine, objects: Iterable[Object], *, now: float, seed: int) -> dict[str, Any]:
-    """The preview of declaring these objects to a running engine, as a JSON-able dict."""
-    result = preview(
-        engine.spec.spec,
-        engine.inventory.inventory,
-        engine.blueprint,
-        attempts=engine.attempts.by_target,
-        changes=objects,
+class Present(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running engine knows, copied: it changes its own mappings in place."""
+
+    spec: Spec
+    inventory: Inventory
+    blueprint: Blueprint
+    attempts: Mapping[Key, Attempts]
+    policy: Policy
+    seed: int
+    now: float
+
+
+def capture(engine: Engine, *, now: float, seed: int) -> Present:
+    """Copy what an engine knows. Call it where the engine runs; the preview may then run in another thread."""
+    spec = engine.spec.spec
+    inventory = engine.inventory.inventory
+    return Present(
+        spec=msgspec.structs.replace(
+            spec, **{f: dict(getattr(spec, f)) for f in Spec.__struct_fields__ if isinstance(getattr(spec, f), dict)}
+        ),
+        inventory=msgspec.structs.replace(
+            inventory,
+            observations=dict(inventory.observations),
+            domains_by_uid=dict(inventory.domains_by_uid),
+        ),
+        blueprint=engine.blueprint,
+        attempts={k: dict(v) for k, v in engine.attempts.by_target.items()},
         policy=engine.policy,
         seed=seed,
         now=now,
+    )
+
+
+def preview_present(present: Present, objects: Iterable[Object], deletions: Iterable[Key] = ()) -> dict[str, Any]:
+    """The preview of declaring these objects, as a JSON-able dict. Takes up to `WALL_SECONDS` of a core."""
+    result = preview(
+        present.spec,
+        present.inventory,
+        present.blueprint,
+        attempts=present.attempts,
+        changes=objects,
+        deletions=deletions,
+        policy=present.policy,
+        seed=present.seed,
+        now=present.now,
     )
     return msgspec.to_builtins(result)
 
@@ -248,8 +281,3 @@ def _target(step: Step, names: Mapping[Key, str]) -> str:
     if image is not None:
         return f"image/{image.name}"
     return names.get(step.target, step.target)
-
-
-def would_delete(cluster: Cluster) -> Key:
-    """The key to give in `deletions`."""
-    return object_key(cluster)

@@ -195,13 +195,20 @@ class Simulator:
     # --- controllers ----------------------------------------------------------------------------------------------
 
     def start_controller(self) -> SimController:
-        """Start a controller; it takes the lead with a new epoch, whatever others do."""
+        """Start a controller; it takes the lead with a new epoch, whatever others do, once the store can be written."""
         engine = Engine(self.policy, self._seed, _checked)
         controller = SimController(self, engine, len(self.controllers) + 1)
         self.controllers.append(controller)
         self.say(controller.name, "starts")
-        controller.lead()
+        self._take_lead(controller)
         return controller
+
+    def _take_lead(self, controller: SimController) -> None:
+        self.active = self.now
+        if self.store.broken:
+            self.after(1.0, lambda: self._take_lead(controller))
+        else:
+            controller.lead()
 
     @property
     def controller(self) -> SimController:
@@ -279,6 +286,21 @@ class Simulator:
             reply()
         for controller in self.controllers:
             controller.agent_connected(server.name)
+
+    def break_store(self, seconds: float) -> None:
+        """The store's disk is full for a while: nothing can be written."""
+        self.say("world", "the store's disk is full")
+        self.store.broken = True
+
+        def heal() -> None:
+            self.say("world", "the store's disk has room again")
+            self.store.broken = False
+            self.active = self.now
+            for controller in self.controllers:
+                if controller.alive:
+                    controller.store_healed()
+
+        self.after(seconds, heal)
 
     def kill_agent(self, name: str, seconds: float = 2.0) -> None:
         """`kill -9` of an agent: what it was doing is not finished; it is back after a while."""

@@ -12,16 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, StoreId, key
+from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, ServerName, StoreId, key
 from bedplate.model.inventory import (
-    AnyView,
-    ClusterView,
-    DomainState,
-    DomainView,
-    NodeView,
     PoolView,
-    RetainedDiskView,
-    ServerView,
 )
 
 Process = Generator[float, None, None]
@@ -316,106 +309,6 @@ class World:
         dirty = list(self._dirty)
         self._dirty.clear()
         return dirty
-
-    # --- views, as collectors tell them ---------------------------------------------------------------------------
-
-    def view(self, k: Key) -> AnyView | None:
-        """The view of that key as it is now; None for a server or cluster that never was."""
-        kind, *rest = k.split("/")
-        if kind == "server":
-            server = self.servers.get(ServerName(rest[0]))
-            return None if server is None else self.server_view(server)
-        if kind == "domain":
-            return self.domain_view(self.servers[ServerName(rest[0])], MachineUid(rest[1]))
-        if kind == "retained-disk-view":
-            return self.retained_view(self.servers[ServerName(rest[0])], MachineUid(rest[1]))
-        cluster = self.clusters.get(ClusterKey(f"{rest[0]}/{rest[1]}"))
-        if cluster is None:
-            return None
-        return self.cluster_view(cluster) if kind == "cluster-view" else self.node_view(cluster, rest[2])
-
-    def server_view(self, server: SimServer) -> ServerView:
-        return ServerView(
-            server=server.name,
-            connected=server.connected,
-            host_uuid=server.host_uuid,
-            boot_id=f"boot-{server.name}-{server.boots}",
-            address=f"10.255.0.{1 + list(self.servers).index(server.name) % 250}",
-            agent_version="sim",
-            cpus=server.cpus,
-            memory_mib=server.memory_mib,
-            accelerator="kvm",
-            bridges=server.bridges,
-            pools=tuple(p.view() for p in server.pools.values()),
-            error=server.error,
-        )
-
-    def domain_view(self, server: SimServer, uid: MachineUid) -> DomainView:
-        record = server.records.get(uid, SimRecord())
-        domain, volume = server.domains.get(uid), server.volumes.get(uid)
-        state: DomainState = "absent" if domain is None else domain.state
-        if domain is not None and domain.state != "running" and record.boot < domain.defined_boot:
-            state = "defined"
-        return DomainView(
-            server=server.name,
-            uid=uid,
-            generation=Generation(record.generation) if domain is None else domain.entry.generation,
-            state=state,
-            boot=record.boot,
-            volume=volume is not None,
-            disk_pool=volume.pool.name if volume is not None else "",
-            guest_agent=domain is not None and domain.guest_agent,
-            started=record.started,
-            bootstrap=domain.bootstrap if domain is not None else "",
-            detail=domain.detail if domain is not None else "",
-        )
-
-    def retained_view(self, server: SimServer, uid: MachineUid) -> RetainedDiskView:
-        volume = server.retained.get(uid)
-        return RetainedDiskView(
-            server=server.name,
-            uid=uid,
-            present=volume is not None,
-            disk_pool=volume.pool.name if volume is not None else "",
-        )
-
-    def cluster_view(self, cluster: SimCluster) -> ClusterView:
-        """As a watch on the cluster's own API shows it: nothing of its inside while the API does not answer."""
-        if not self.api(cluster):
-            return ClusterView(cluster=cluster.key, error="the API does not answer" if cluster.initialised else "")
-        return ClusterView(
-            cluster=cluster.key,
-            initialised=True,
-            api=True,
-            etcd_members=tuple(sorted(cluster.members)),
-            addons=tuple(sorted(cluster.addons)),
-        )
-
-    def node_view(self, cluster: SimCluster, name: str) -> NodeView:
-        node = cluster.nodes.get(name)
-        if node is None:
-            return NodeView(cluster=cluster.key, name=name, present=False)
-        return NodeView(
-            cluster=cluster.key,
-            name=name,
-            ready=node.ready,
-            unschedulable=node.unschedulable,
-            version=node.version,
-            address=node.address,
-            uid=f"node-{node.uid}",
-            machine=node.uid,
-            pods=node.pods,
-        )
-
-    def everything_on(self, server: SimServer) -> list[AnyView]:
-        """All that a server's agent would tell a controller that it just connected to."""
-        uids = sorted({*server.domains, *server.volumes})
-        views: list[AnyView] = [self.server_view(server), *(self.domain_view(server, uid) for uid in uids)]
-        return [*views, *(self.retained_view(server, uid) for uid in sorted(server.retained))]
-
-    def everything_in(self, cluster: SimCluster) -> list[AnyView]:
-        """All that a watch would tell of a cluster whose API answers."""
-        return [self.cluster_view(cluster), *(self.node_view(cluster, name) for name in sorted(cluster.nodes))]
 
 
 def _nobody(process: Process) -> None:

@@ -139,15 +139,15 @@ class Loop:
         self.send(msg.StepEnded(operation=run.ticket.operation, result=result or Done()))
 
 
-@pytest.fixture()
+@pytest.fixture
 def policy() -> Policy:
     return Policy()
 
 
-@pytest.fixture()
+@pytest.fixture
 def loop(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = Loop(policy)
-    monkeypatch.setattr(engine_module, "plan", lambda inp, changed: made.plan(inp, changed))
+    monkeypatch.setattr(engine_module, "plan", made.plan)
     made.vm = vm  # type: ignore[attr-defined]
     made.cluster = cluster  # type: ignore[attr-defined]
     return made

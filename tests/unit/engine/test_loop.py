@@ -13,6 +13,7 @@ from bedplate.model.inventory import DomainView
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import CreateVolume, Done, Failed, Refused, Unknown
+import itertools
 
 Loop = Any
 
@@ -85,7 +86,7 @@ def test_backoff_doubles_up_to_its_limit(loop: Loop) -> None:
         waits.append(loop.now - failed_at)
         [run] = again
     assert waits[0] == pytest.approx(2, abs=1)
-    for earlier, later in zip(waits, waits[1:], strict=False):
+    for earlier, later in itertools.pairwise(waits):
         assert later >= earlier * 1.3 or later > loop.policy.backoff_limit * 0.7
     assert max(waits) <= loop.policy.backoff_limit + 1
 

@@ -1,0 +1,121 @@
+"""What agents and watches on clusters' APIs would tell of the simulated world: its state as views."""
+
+from __future__ import annotations
+
+from bedplate.model.ids import ClusterKey, Generation, Key, MachineUid, ServerName
+from bedplate.model.inventory import (
+    AnyView,
+    ClusterView,
+    DomainState,
+    DomainView,
+    NodeView,
+    RetainedDiskView,
+    ServerView,
+)
+from bedplate.sim.world import SimCluster, SimRecord, SimServer, World
+
+
+def view(world: World, k: Key) -> AnyView | None:
+    """The view of that key as it is now; None for a server or cluster that never was."""
+    kind, *rest = k.split("/")
+    if kind == "server":
+        server = world.servers.get(ServerName(rest[0]))
+        return None if server is None else server_view(world, server)
+    if kind == "domain":
+        return domain_view(world, world.servers[ServerName(rest[0])], MachineUid(rest[1]))
+    if kind == "retained-disk-view":
+        return retained_view(world, world.servers[ServerName(rest[0])], MachineUid(rest[1]))
+    cluster = world.clusters.get(ClusterKey(f"{rest[0]}/{rest[1]}"))
+    if cluster is None:
+        return None
+    return cluster_view(world, cluster) if kind == "cluster-view" else node_view(world, cluster, rest[2])
+
+
+def server_view(world: World, server: SimServer) -> ServerView:
+    return ServerView(
+        server=server.name,
+        connected=server.connected,
+        host_uuid=server.host_uuid,
+        boot_id=f"boot-{server.name}-{server.boots}",
+        address=f"10.255.0.{1 + list(world.servers).index(server.name) % 250}",
+        agent_version="sim",
+        cpus=server.cpus,
+        memory_mib=server.memory_mib,
+        accelerator="kvm",
+        bridges=server.bridges,
+        pools=tuple(p.view() for p in server.pools.values()),
+        error=server.error,
+    )
+
+
+def domain_view(world: World, server: SimServer, uid: MachineUid) -> DomainView:
+    record = server.records.get(uid, SimRecord())
+    domain, volume = server.domains.get(uid), server.volumes.get(uid)
+    state: DomainState = "absent" if domain is None else domain.state
+    if domain is not None and domain.state != "running" and record.boot < domain.defined_boot:
+        state = "defined"
+    return DomainView(
+        server=server.name,
+        uid=uid,
+        generation=Generation(record.generation) if domain is None else domain.entry.generation,
+        state=state,
+        boot=record.boot,
+        volume=volume is not None,
+        disk_pool=volume.pool.name if volume is not None else "",
+        guest_agent=domain is not None and domain.guest_agent,
+        started=record.started,
+        bootstrap=domain.bootstrap if domain is not None else "",
+        detail=domain.detail if domain is not None else "",
+    )
+
+
+def retained_view(world: World, server: SimServer, uid: MachineUid) -> RetainedDiskView:
+    volume = server.retained.get(uid)
+    return RetainedDiskView(
+        server=server.name,
+        uid=uid,
+        present=volume is not None,
+        disk_pool=volume.pool.name if volume is not None else "",
+    )
+
+
+def cluster_view(world: World, cluster: SimCluster) -> ClusterView:
+    """As a watch on the cluster's own API shows it: nothing of its inside while the API does not answer."""
+    if not world.api(cluster):
+        return ClusterView(cluster=cluster.key, error="the API does not answer" if cluster.initialised else "")
+    return ClusterView(
+        cluster=cluster.key,
+        initialised=True,
+        api=True,
+        etcd_members=tuple(sorted(cluster.members)),
+        addons=tuple(sorted(cluster.addons)),
+    )
+
+
+def node_view(world: World, cluster: SimCluster, name: str) -> NodeView:
+    node = cluster.nodes.get(name)
+    if node is None:
+        return NodeView(cluster=cluster.key, name=name, present=False)
+    return NodeView(
+        cluster=cluster.key,
+        name=name,
+        ready=node.ready,
+        unschedulable=node.unschedulable,
+        version=node.version,
+        address=node.address,
+        uid=f"node-{node.uid}",
+        machine=node.uid,
+        pods=node.pods,
+    )
+
+
+def everything_on(world: World, server: SimServer) -> list[AnyView]:
+    """All that a server's agent would tell a controller that it just connected to."""
+    uids = sorted({*server.domains, *server.volumes})
+    views: list[AnyView] = [server_view(world, server), *(domain_view(world, server, uid) for uid in uids)]
+    return [*views, *(retained_view(world, server, uid) for uid in sorted(server.retained))]
+
+
+def everything_in(world: World, cluster: SimCluster) -> list[AnyView]:
+    """All that a watch would tell of a cluster whose API answers."""
+    return [cluster_view(world, cluster), *(node_view(world, cluster, name) for name in sorted(cluster.nodes))]
