@@ -132,6 +132,8 @@ class Engine:
 
     def _observed(self, source: str, observations: Iterable[Observation[AnyView]], full: bool) -> None:
         observations = tuple(observations)
+        if source.startswith("cluster/") and source not in self.blueprint.entries:
+            return  # the last words of a cluster that is gone; another of its name must not inherit them
         for o in observations:
             self._bootstrap_failure(o.value)
         changed = self.inventory.apply(source, observations, full)
@@ -237,6 +239,8 @@ class Engine:
             if entry is None:
                 self.attempts.drop(k)
                 self.next.pop(k, None)
+                if isinstance(before, ClusterEntry):
+                    self.inventory.forget_cluster(before.cluster)
             self._projection.entry_changed(before, entry)
         for change in report.changes:
             self._tell(change.key, "Normal", change.action.capitalize(), change.sentence)

@@ -167,6 +167,17 @@ class InventoryState:
             else:
                 self._by_uid.pop(uid, None)
 
+    def forget_cluster(self, cluster: ClusterKey) -> None:
+        """Drop all that was seen of a cluster that is gone: another one may get its name."""
+        nodes = f"node/{cluster}/"
+        for k in [k for k in self._observations if k.startswith(nodes)]:
+            self._drop("step", k)
+        self._drop("step", key("cluster-view", cluster))
+        self._by_source.pop(f"cluster/{cluster}", None)
+        if f"cluster/{cluster}" in self.synced:
+            self.synced.discard(f"cluster/{cluster}")
+            self.inventory = self._snapshot()
+
     def view(self, k: Key) -> AnyView | None:
         """The last view of that key."""
         o = self._observations.get(k)

@@ -16,7 +16,7 @@ from bedplate.engine.engine import Engine
 from bedplate.model.attempts import Attempts
 from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
 from bedplate.model.ids import Key, StoreId
-from bedplate.model.inventory import Inventory
+from bedplate.model.inventory import ClusterView, Inventory
 from bedplate.model.kinds.base import Object
 from bedplate.model.policy import Policy
 from bedplate.model.spec import Spec
@@ -116,7 +116,8 @@ def preview(
         sim.apply(obj)
     for k in deletions:
         sim.delete(k)
-    sim.start_controller()
+    secrets = (ClusterView(cluster=c.key, secrets=c.secrets) for c in world.clusters.values())
+    sim.start_controller(known=secrets)
     end = clock() + wall_seconds
     out_of_time = False
 

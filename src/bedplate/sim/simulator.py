@@ -16,6 +16,7 @@ from bedplate.engine import messages as msg
 from bedplate.engine.engine import Engine
 from bedplate.model.blueprint import Delta
 from bedplate.model.ids import Key, MachineUid, Revision, ServerName
+from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.journal import OperationRecord
 from bedplate.model.kinds.base import Object
 from bedplate.model.policy import Policy
@@ -109,7 +110,7 @@ class Simulator:
         stop: Callable[[], bool] | None = None,
         *,
         seconds: float = 86_400.0,
-        quiet: float = 1_800.0,
+        quiet: float = 4_000.0,
         events: int = 1_000_000,
     ) -> bool:
         """Let time pass until `stop`, or nothing has happened for `quiet` seconds, or a bound is reached.
@@ -194,11 +195,16 @@ class Simulator:
 
     # --- controllers ----------------------------------------------------------------------------------------------
 
-    def start_controller(self) -> SimController:
-        """Start a controller; it takes the lead with a new epoch, whatever others do, once the store can be written."""
+    def start_controller(self, known: Iterable[AnyView] = ()) -> SimController:
+        """Start a controller; it takes the lead with a new epoch, whatever others do, once the store can be written.
+
+        `known`: what it knows beforehand.
+        """
         engine = Engine(self.policy, self._seed, _checked)
         controller = SimController(self, engine, len(self.controllers) + 1)
         self.controllers.append(controller)
+        seen = tuple(Observation(value=v, time=self.now, source="step") for v in known)
+        engine.handle(msg.Observed(source="step", observations=seen), self.now)
         self.say(controller.name, "starts")
         self._take_lead(controller)
         return controller
