@@ -6,14 +6,14 @@ crash the same look gives the same step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal
 
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
 from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
-from bedplate.model.ids import Key
+from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
@@ -54,6 +54,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     control_planes: Mapping[Key, tuple[MachineEntry, ...]]
     """Control-plane entries by their cluster's key, in the order of their creation."""
+    members: Mapping[ClusterKey, Set[Key]]
+    """Keys of all entries of a cluster, its own included."""
 
 
 SATISFIED = Next()
@@ -249,7 +251,7 @@ def _leave_behind(world: World, cluster: ClusterEntry, m: MachineEntry) -> Next 
 def _cluster(world: World, c: ClusterEntry) -> Next:
     view = _cluster_view(world, c)
     if c.desired == "absent":
-        if any(m.cluster == c.cluster for m in world.control_planes.get(c.key, ())):
+        if set(world.members.get(c.cluster, ())) - {c.key}:
             return _wait(Waiting.DELETION, "its machines are still going")
         if attempt(world, c.key, "DropSecrets", c.generation).succeeded == 0.0:
             return Next(step=DropSecrets(cluster=c), reason="its certificate authorities go with it")

@@ -252,6 +252,8 @@ class Engine:
             return self.index.by_cluster.get(entry.cluster, ())
         if isinstance(entry, MachineEntry) and entry.role == "control-plane":
             return self.index.by_cluster.get(entry.cluster, ())
+        if isinstance(entry, MachineEntry) and entry.is_node:
+            return (key("cluster", entry.cluster),)
         return ()
 
     def _finalise(self, delta: Delta) -> None:
@@ -277,6 +279,7 @@ class Engine:
             attempts=self.attempts.by_target,
             now=self._now,
             control_planes=self.index.control_planes,
+            members=self.index.by_cluster,
         )
 
     def _look_at(self, world: World, k: Key) -> None:

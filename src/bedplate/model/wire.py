@@ -18,7 +18,7 @@ def kubernetes_name(name: str) -> str:
     )
 
 
-class Wire(msgspec.Struct, rename=kubernetes_name, frozen=True, kw_only=True):
+class Wire(msgspec.Struct, rename=kubernetes_name, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Base of all structs in users' objects: camelCase names, immutable; defaults are written out.
 
     Unknown fields are refused by `bedplate.model.validation`, not here, so that stored objects of a
