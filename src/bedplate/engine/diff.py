@@ -105,6 +105,9 @@ def _run(world: World, m: MachineEntry, d: DomainView) -> Next:
     if d.state == "running":
         return _joined(world, m, d) if m.is_node else _up(m, d)
     if not d.volume:
+        if m.joined or attempt(world, m.key, "CreateVolume").succeeded:
+            # An empty disk in its place would make a machine that is nobody's: planning replaces it.
+            return _wait(Waiting.UNCONFIRMED, "its disk is gone; planning decides what becomes of it")
         return _volume(world, m)
     if d.state == "absent" or d.generation < m.generation:
         return Next(step=DefineDomain(machine=m), reason="its domain is not defined as planned")

@@ -52,6 +52,8 @@ class Engine:
         self._wakeups: list[tuple[float, Key]] = []
         self._crowded: dict[str, dict[Key, None]] = {}  # by bound: who waits for room under it, in order
         self._freed: set[str] = set()
+        self._unplanned: set[Key] = set()  # declared objects with news since the last planning
+        self._planned: set[Key] = set()  # those whose planning is being committed
         self._counter = 0
         self._timer = FOREVER
         self._follow_stale = True
@@ -128,6 +130,7 @@ class Engine:
             dirty = self._spec.apply(k, obj)
             self._projection.declared(k, obj)
             if dirty is not None:
+                self._unplanned.add(k)
                 self._news([dirty])
 
     def _observed(self, source: str, observations: Iterable[Observation[AnyView]], full: bool) -> None:
@@ -219,8 +222,10 @@ class Engine:
             for finding in self.findings:
                 self._tell(finding.key, "Warning", "PlanRefused", f"rule {finding.rule}: {finding.sentence}")
             return
+        unplanned, self._unplanned = self._unplanned, set()
         if result.delta.changes:
             self._committing = (result.delta, result.report)
+            self._planned = unplanned
             self._out.append(msg.Commit(delta=result.delta, epoch=self._epoch))
 
     def _committed(self, event: msg.Committed) -> None:
@@ -228,6 +233,7 @@ class Engine:
             return
         delta, report = self._committing
         self._committing = None
+        self._planned = set()
         self._follow_stale = True
         old = self.blueprint
         self.blueprint = apply_delta(old, delta, event.number)
@@ -239,6 +245,7 @@ class Engine:
             if entry is None:
                 self.attempts.drop(k)
                 self.next.pop(k, None)
+                self.waiting.pop(k, None)
                 if isinstance(before, ClusterEntry):
                     self.inventory.forget_cluster(before.cluster)
             self._projection.entry_changed(before, entry)
@@ -385,6 +392,10 @@ class Engine:
         if self._store_failed:
             return
         self._out.extend(self._projection.flush(self, self._now))
+
+    def is_planned(self, k: Key) -> bool:
+        """False while a declared object's change is not yet in a committed blueprint: its status is of the past."""
+        return self._observe_only or (k not in self._unplanned and k not in self._planned)
 
     @property
     def spec(self) -> SpecState:

@@ -73,6 +73,9 @@ class Projection:
         """Commands that bring what is shown up to date; only for what became dirty."""
         dirty, self._dirty = self._dirty, set()
         self._widen(engine, dirty)
+        # What a user just declared is reported on once it is planned: `Ready` then speaks of that generation.
+        self._dirty = {k for k in dirty if not engine.is_planned(k)}
+        dirty -= self._dirty
         out: list[msg.Command] = []
         for k in sorted(dirty):
             out.extend(self._show(engine, k, now))

@@ -175,7 +175,8 @@ def cluster(engine: Engine, c: Cluster) -> ClusterStatus:
         if p.spec.cluster == c.metadata.name and p.metadata.namespace == c.metadata.namespace
     )
     _, reason, sentence = _what_now(engine, k)
-    complete = api and len(ready) >= wanted and planes_ready >= c.spec.control_plane.replicas
+    whole = planes_ready == c.spec.control_plane.replicas == len(planes)
+    complete = api and len(ready) >= wanted and whole and k not in engine.waiting
     if c.metadata.deletion_timestamp:
         phase, reason = "Deleting", "Deleting"
         message = f"{len(machines)} machines are still going"
@@ -219,7 +220,7 @@ def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
     machines = _entries(engine, k)
     running = [m for m in machines if m.desired == "run"]
     ready = sum(1 for m in running if machine_phase(engine, m) is Phase.READY)
-    complete = ready == p.spec.replicas == len(machines)
+    complete = ready == p.spec.replicas == len(machines) and k not in engine.waiting
     _, reason, sentence = _what_now(engine, k)
     message = sentence or f"{ready} of {p.spec.replicas} nodes are Ready"
     entry = engine.blueprint.cluster(cluster_key(p.metadata.namespace, p.spec.cluster))

@@ -57,6 +57,7 @@ class Story:
             self.sim.controller.alive
             and not engine.flight.operations
             and engine.blueprint.number == self.sim.store.blueprint.number
+            and not engine.waiting
             and all(n.step is None and n.waiting is None for n in engine.next.values())
         )
 
@@ -114,7 +115,7 @@ class Story:
         waits += [f"{k}: {n.waiting.value}: {n.reason}" for k, n in engine.next.items() if n.waiting is not None]
         waits += [f"{k}: wants {n.step.name}" for k, n in engine.next.items() if n.step is not None]
         waits += [f"refused plan: {f.sentence}" for f in engine.findings]
-        return "\n".join([complaint, "waiting:", *waits, "history:", *self.sim.trace[-lines:]])
+        return "\n".join([complaint, "waiting:", *waits, "history:", *self.sim.trace[-lines:]])[:12_000]
 
 
 def keys(objects: Iterable[Object]) -> list[Key]:
