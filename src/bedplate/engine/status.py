@@ -106,9 +106,12 @@ def machine(engine: Engine, m: MachineEntry) -> Machine:
     step, reason, sentence = _what_now(engine, m.key)
     ready = phase is Phase.READY
     message = "its node is Ready" if ready else sentence
-    failure = _last_failure(engine, m.key)
+    failure = _last_failure(engine, m.key, key("image", m.disk_pool, m.server, m.image.disk))
     if not ready and failure and failure not in message:
         message = f"{message}; last failure: {failure}" if message else failure
+    domain = _domain(engine, m)
+    if not ready and domain is not None and domain.detail and domain.detail not in message:
+        message = f"{message}: {domain.detail}" if message else domain.detail
     pool = m.owner.split("/")[-1] if m.role == "worker" else ""
     owner_kind = "NodePool" if m.role == "worker" else "Cluster"
     labels = {CLUSTER_LABEL: m.cluster.split("/")[-1], ROLE_LABEL: m.role} | ({POOL_LABEL: pool} if pool else {})
@@ -137,8 +140,9 @@ def machine(engine: Engine, m: MachineEntry) -> Machine:
     )
 
 
-def _last_failure(engine: Engine, k: Key) -> str:
-    failures = [a for a in engine.attempts.by_target.get(k, {}).values() if a.count and a.last_error]
+def _last_failure(engine: Engine, *keys: Key) -> str:
+    histories = (a for k in keys for a in engine.attempts.by_target.get(k, {}).values())
+    failures = [a for a in histories if a.count and a.last_error]
     return max(failures, key=lambda a: a.last).last_error if failures else ""
 
 
