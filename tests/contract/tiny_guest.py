@@ -31,7 +31,7 @@ INIT = r"""#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc; /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t tmpfs run /run; /bin/busybox --install -s /bin
-for m in /modules/*.ko; do insmod $m 2>/dev/null; done
+for round in 1 2 3; do for m in /modules/*.ko; do insmod $m 2>/dev/null; done; done
 hostname $(sed -n 's/.*systemd.hostname=\([^ ]*\).*/\1/p' /proc/cmdline)
 ip link set lo up
 cred=$(cat /sys/firmware/dmi/entries/11-*/raw | tr '\0' '\n' | sed -n 's/^.*binary:network.network.10-bedplate=//p')
@@ -42,8 +42,11 @@ printf '#!/bin/sh\npoweroff -f\n' > /etc/acpi/off; chmod +x /etc/acpi/off
 mkdir -p /etc/acpi/PWRF; cp /etc/acpi/off /etc/acpi/PWRF/00000080
 acpid -l /dev/null 2>/dev/null
 echo "tiny guest $(hostname) is up at $address"
-for p in /sys/class/virtio-ports/*; do
-  [ "$(cat $p/name)" = org.qemu.guest_agent.0 ] && port=/dev/${p##*/}
+while [ -z "$port" ]; do
+  for p in /sys/class/virtio-ports/*; do
+    [ "$(cat $p/name 2>/dev/null)" = org.qemu.guest_agent.0 ] && port=/dev/${p##*/}
+  done
+  [ -n "$port" ] || sleep 0.1
 done
 /usr/sbin/qemu-ga -m virtio-serial -p $port -d -l /dev/null
 exec sh -c 'while read -r line; do echo "you said: $line"; [ "$line" = panic ] && echo c > /proc/sysrq-trigger; done'

@@ -233,3 +233,22 @@ def test_planning_rests_when_nothing_happens() -> None:
     commands = told.sim.commands
     told.sim.run(seconds=50_000, quiet=float("inf"))
     assert told.sim.commands - commands < 50
+
+
+def test_a_server_that_comes_back_as_another_is_refused_and_left_alone() -> None:
+    told = shop()
+    worker = machines(told, "worker")[0]
+    server = told.sim.world.servers[worker.server]
+    told.sim.cut(worker.server)
+    server.host_uuid = "host-replaced-board"
+    told.sim.after(30.0, lambda: told.sim.heal(worker.server))
+    told.sim.run(seconds=600)
+    begun = len(told.sim.steps)
+    told.sim.apply(fleet.pool(replicas=4))
+    told.sim.run(seconds=600)
+    assert worker.server not in {s.operation.step.server for s in told.sim.steps[begun:]}
+    shown = told.sim.store.objects[f"server/{worker.server}"]  # type: ignore[index]
+    assert "another identity" in shown.status.conditions[0].message  # type: ignore[attr-defined]
+    server.enrolled = server.host_uuid
+    told.sim.heal(worker.server)
+    told.until_ready()

@@ -22,6 +22,7 @@ from bedplate.agent.faults import OutOfDate
 from bedplate.agent.host import Host
 from bedplate.agent.machines import Machines
 from bedplate.agent.observer import Observer
+from bedplate.agent.signing import SigningFailed
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import connect_tcp, open_console, pump
 from bedplate.agent.worker import Worker
@@ -113,14 +114,16 @@ class ControllerLink:
                     log.warning("connection to the controller lost: %s", error)
             except (OSError, WebSocketException, TimeoutError) as error:
                 log.warning("the controller at %s is not reached: %s", self._identity.controller, error)
+            except Exception:  # a fault of ours in one connection must not end the agent
+                log.exception("the connection failed")
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
             delay = min(delay * 2, LAST_DELAY)
 
     async def _renew(self) -> None:
         try:
-            if await asyncio.to_thread(renew_if_due, self._state, self._identity):
+            if await asyncio.to_thread(renew_if_due, self._state):
                 log.info("certificate renewed")
-        except EnrolmentFailed as error:
+        except (EnrolmentFailed, SigningFailed) as error:
             log.error("the certificate was not renewed: %s", error)
 
     async def _dial(self) -> connect:
@@ -183,7 +186,7 @@ class ControllerLink:
         finally:
             self._observer.detach()
             streams.lose()
-        raise ConnectionClosed(connection.protocol.close_rcvd, connection.protocol.close_sent)
+        raise connection.protocol.close_exc
 
     async def _check(self, frame: FromController) -> None:
         if not isinstance(frame, Welcome) or frame.protocol != PROTOCOL_VERSION:

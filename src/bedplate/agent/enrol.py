@@ -5,14 +5,14 @@ Also makes the TLS context and the plain HTTP requests (enrolment, renewal, imag
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import socket
 import ssl
-from pathlib import Path
+import time
 
 import msgspec
 
+from bedplate.agent.signing import renewal_time, signing_request
 from bedplate.agent.state import AgentState, Identity, write_whole
 from bedplate.model.agent_protocol import CONTROLLER_NAME, ENROL_PATH, EnrolFile, EnrolReply, EnrolRequest
 
@@ -79,33 +79,37 @@ def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:
             f"{state.folder} belongs to store {known.store}, the enrolment file to {file.store}: "
             "give the agent another state folder, or remove that one if its machines are gone"
         )
-    _make_key(state.key_file)
     request = EnrolRequest(
-        server=file.server, request=_signing_request(state.key_file, file.server), host_uuid=host_uuid, token=file.token
+        server=file.server, request=signing_request(state.key_file, file.server), host_uuid=host_uuid, token=file.token
     )
     certificate = _ask(file.controller, tls_context(file.ca), request)
     write_whole(state.certificate_file, certificate.encode())
     write_whole(state.ca_file, file.ca.encode())
-    identity = Identity(server=file.server, store=file.store, controller=file.controller, host_uuid=host_uuid)
+    identity = Identity(
+        server=file.server,
+        store=file.store,
+        controller=file.controller,
+        host_uuid=host_uuid,
+        renew_at=renewal_time(state.certificate_file),
+    )
     state.keep_identity(identity)
     return identity
 
 
-def renew_if_due(state: AgentState, identity: Identity) -> bool:
+def renew_if_due(state: AgentState) -> bool:
     """Ask for a new certificate once two thirds of the present one's time are over. Raises as `enrol` does."""
-    from cryptography import x509
-
-    certificate = x509.load_pem_x509_certificate(state.certificate_file.read_bytes())
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if datetime.datetime.now(datetime.UTC) < start + (end - start) * 2 / 3:
+    identity = state.identity()
+    assert identity is not None, "enrol first"
+    if time.time() < identity.renew_at:
         return False
     request = EnrolRequest(
         server=identity.server,
-        request=_signing_request(state.key_file, identity.server),
+        request=signing_request(state.key_file, identity.server),
         host_uuid=identity.host_uuid,
     )
     renewed = _ask(identity.controller, tls_context(state.ca_file.read_text(), state), request)
     write_whole(state.certificate_file, renewed.encode())
+    state.keep_identity(msgspec.structs.replace(identity, renew_at=renewal_time(state.certificate_file)))
     return True
 
 
@@ -126,28 +130,3 @@ def _ask(controller: str, context: ssl.SSLContext, request: EnrolRequest) -> str
     if answer.status != 200 or not reply.certificate:
         raise EnrolmentFailed(reply.error or f"the controller answered {answer.status}")
     return reply.certificate
-
-
-def _make_key(path: Path) -> None:
-    """Make the key, unless an earlier try did: with the same key an answer that was lost can be had again."""
-    if path.exists():
-        return
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_whole(path, pem)
-
-
-def _signing_request(key_file: Path, name: str) -> str:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return csr.public_bytes(serialization.Encoding.PEM).decode()

@@ -22,7 +22,7 @@ from bedplate.agent.worker import WorkerPool
 from bedplate.model.ids import MachineUid
 from bedplate.ports import GuestOutput
 
-WRITE_BYTES = 192 * 1024
+WRITE_BYTES = 32 * 1024
 """Per call: with base64 well below the 4 MiB of a libvirt message, and short for other users of the connection."""
 OUTPUT_BYTES = 3 * 1024 * 1024
 STATUS_FILE = "/run/bedplate/bootstrap.status"

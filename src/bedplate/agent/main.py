@@ -25,6 +25,7 @@ from bedplate.agent.host import Host, accelerator, libvirt_host_uuid
 from bedplate.agent.machines import Machines
 from bedplate.agent.observer import Observer
 from bedplate.agent.seed import FOLDER, Seeds
+from bedplate.agent.signing import SigningFailed
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.worker import Supervisor, Worker, WorkerPool, start_event_loop
 from bedplate.model.agent_protocol import EnrolFile
@@ -81,7 +82,7 @@ def run(
                     dial_own_addresses,
                 )
             )
-    except (StartFailed, EnrolmentFailed) as error:
+    except (StartFailed, EnrolmentFailed, SigningFailed) as error:
         print(f"bedplate agent: {error}", file=sys.stderr)
         return 1
     return 0

@@ -30,6 +30,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreId
     controller: str
     host_uuid: str
+    renew_at: float = 0.0
+    """When the certificate is to be renewed; seconds since the epoch."""
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

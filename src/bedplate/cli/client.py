@@ -14,11 +14,14 @@ from typing import IO, Any
 from urllib.parse import urlencode, urlsplit
 
 from bedplate.cli.context import Context
-from bedplate.cli.errors import ApiError, UserError
+from bedplate.cli.errors import ApiError, UnreachableError, UserError
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+
+_UPLOAD_SECONDS = 600.0
+"""The longest silence of an upload: the server verifies a disk's digest before it answers."""
 
 Query = Mapping[str, str | int | bool | None]
 
@@ -87,14 +90,13 @@ class Client:
         headers = {**self.headers(), "Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
-        fresh = self._connection is None
+        kept = self._connection is not None
         try:
             response, data = self._once(method, path, query, body, headers)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+        except UnreachableError:
             # The server may have closed an idle connection; only then, and only once, is trying again right.
-            self.close()
-            if fresh or method != "GET":
-                raise self._unreachable("closed the connection without an answer") from None
+            if not kept or method != "GET":
+                raise
             response, data = self._once(method, path, query, body, headers)
         if response.status >= 400:
             raise _refusal(response.status, data)
@@ -104,9 +106,10 @@ class Client:
         """PUT a file's bytes, streamed. `size` is in bytes. Raises as `request` does."""
         headers = {**self.headers(), "Content-Type": "application/octet-stream", "Content-Length": str(size)}
         # Its own connection: the server may refuse before all is sent.
-        connection = self._connect(timeout=600.0)
+        connection = self._connect()
         try:
-            with self._faults():
+            with _Faults(self):
+                connection.timeout = _UPLOAD_SECONDS
                 connection.request("PUT", self._prefix + path, body=file, headers=headers)
                 response = connection.getresponse()
                 data = response.read()
@@ -120,10 +123,12 @@ class Client:
 
         `timeout` is the longest silence in seconds. Raises as `request` does.
         """
-        connection = self._connect(timeout)
+        connection = self._connect()
         try:
-            with self._faults():
+            with _Faults(self):
                 headers = {**self.headers(), "Accept": accept}
+                connection.connect()
+                connection.sock.settimeout(timeout)
                 connection.request("GET", self._url(path, query), headers=headers)
                 response = connection.getresponse()
                 if response.status >= 400:
@@ -145,25 +150,19 @@ class Client:
     def _once(
         self, method: str, path: str, query: Query | None, body: bytes | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        with self._faults():
+        with _Faults(self):
             if self._connection is None:
-                self._connection = self._connect(self.timeout)
+                self._connection = self._connect()
             self._connection.request(method, self._url(path, query), body=body, headers=headers)
             response = self._connection.getresponse()
             return response, response.read()
 
-    def _connect(self, timeout: float | None) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls())
+    def _connect(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=self.tls())
 
     def _url(self, path: str, query: Query | None) -> str:
         used = {k: str(v).lower() if isinstance(v, bool) else v for k, v in (query or {}).items() if v is not None}
         return f"{self._prefix}{path}?{urlencode(used)}" if used else self._prefix + path
-
-    def _faults(self) -> _Faults:
-        return _Faults(self)
-
-    def _unreachable(self, what: str) -> UserError:
-        return UserError(f"the controller at {self.context.server} {what}")
 
     def explain(self, error: BaseException) -> UserError | None:
         """Turn a fault of the network into a sentence with its remedy; None for any other fault."""
@@ -176,13 +175,17 @@ class Client:
         if isinstance(error, ssl.SSLError):
             return UserError(f"no TLS with {server}: {error.reason or error}; is it Bedplate's API?")
         if isinstance(error, ConnectionRefusedError):
-            return UserError(f"no controller answers at {server}; start one with `bedplate lab up` or `bedplate serve`")
+            return UnreachableError(
+                f"no controller answers at {server}; start one with `bedplate lab up` or `bedplate serve`"
+            )
         if isinstance(error, socket.gaierror):
             return UserError(f"the host of {server} cannot be found: {error.strerror}; check the context file")
         if isinstance(error, TimeoutError):
-            return self._unreachable(f"did not answer within {self.timeout:.0f} s; look at its log")
+            return UnreachableError(f"the controller at {server} did not answer in time; look at its log")
+        if isinstance(error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError):
+            return UnreachableError(f"the controller at {server} closed the connection without an answer")
         if isinstance(error, OSError | http.client.HTTPException):
-            return UserError(f"the connection to {server} failed: {error}")
+            return UnreachableError(f"the connection to {server} failed: {error}")
         return None
 
 
@@ -196,9 +199,7 @@ class _Faults:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(
-            error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError | UserError
-        ):
+        if error is None:
             return
         explained = self._client.explain(error)
         if explained is not None:

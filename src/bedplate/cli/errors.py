@@ -9,6 +9,13 @@ from typing import Any
 class UserError(Exception):
     """One clear sentence on what is wrong and what would be right. Shown without a traceback; exit code 1."""
 
+    has_place = False
+    """Whether its lines start with file and line."""
+
+
+class UnreachableError(UserError):
+    """No controller answers now; the same may work a little later."""
+
 
 class ApiError(UserError):
     """The API refused a request; `status` is its `Status` object, `code` the HTTP status."""

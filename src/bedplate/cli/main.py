@@ -57,9 +57,12 @@ _GLOBAL = ("--kubeconfig", "--context", "-n", "--namespace")
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; gives the exit code."""
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"bedplate: {error}", file=sys.stderr)
+        # Faults of files start with their place, so that editors and terminals can jump there.
+        print(error if error.has_place else f"bedplate: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -101,14 +104,11 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         kind = "option" if command.startswith("-") else "command"
         raise UserError(f'there is no {kind} "{command}"{did_you_mean(command, COMMANDS)} (see `bedplate --help`)')
-    module = _module(command)
-    if getattr(module, "OWN_PARSER", False):
-        return int(module.run(arguments) or 0)
     try:
         args = parser_of(command).parse(arguments)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
-    return int(module.run(args) or 0)
+    return int(_module(command).run(args) or 0)
 
 
 def _module(command: str) -> Any:
@@ -122,8 +122,7 @@ def parser_of(command: str) -> Parser:
 
     module = _module(command)
     parser = Parser(f"bedplate {command}", module.__doc__ or "")
-    if not getattr(module, "OWN_PARSER", False):
-        module.configure(parser)
+    module.configure(parser)
     return parser
 
 

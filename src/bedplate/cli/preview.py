@@ -23,7 +23,7 @@ def show(plan: dict[str, Any]) -> None:
     if not steps and not plan.get("changes"):
         print("Nothing would change.")
     else:
-        print(f"\n{len(steps)} steps:")
+        print(f"\n{len(steps)} step{'s' if len(steps) != 1 else ''}:")
         width = len(str(len(steps)))
         for number, step in enumerate(steps, 1):
             print(f"  {number:>{width}}. {_step(step)}")

@@ -118,7 +118,8 @@ class _Watch:
         before = self._lines.get(key)
         now = time.monotonic()
         ended = (before.ended if before and before.ended else now) if done else 0.0
-        line = Line(name, phase, detail, before.started if before else self._began, ended)
+        started = self._began if key in self._minimum else now  # a machine's time runs from when it is first seen
+        line = Line(name, phase, detail, before.started if before else started, ended)
         self._lines[key] = line
         view.set(key, line)
 

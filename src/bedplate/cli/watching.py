@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from bedplate.cli.client import JSON, Client, Query
-from bedplate.cli.errors import ApiError
+from bedplate.cli.errors import ApiError, UnreachableError
 
 _PAGE = 500
 # A watch is bounded by the server; on an idle fleet the connection is renewed about that often, in seconds.
 _WATCH_SECONDS = 300
+# A restarted controller is back within seconds; after a minute a person should know.
+_PATIENCE_SECONDS = 60.0
 
 
 class Change(NamedTuple):
@@ -22,6 +24,25 @@ class Change(NamedTuple):
 
     type: str
     object: dict[str, Any]
+
+
+class Patience:
+    """How long a lost controller is waited for: one that is restarted comes back, one that never was there does not."""
+
+    def __init__(self, reached: bool = False) -> None:
+        self._reached = reached
+        self._since = 0.0
+
+    def well(self) -> None:
+        """The controller answered."""
+        self._reached, self._since = True, 0.0
+
+    def lost(self, error: UnreachableError) -> None:
+        """Wait a little; raises the error where it never answered, or not for too long."""
+        self._since = self._since or time.monotonic()
+        if not self._reached or time.monotonic() - self._since > _PATIENCE_SECONDS:
+            raise error
+        time.sleep(0.5)
 
 
 def list_all(client: Client, path: str, query: Query | None = None, accept: str = JSON) -> dict[str, Any]:
@@ -44,13 +65,15 @@ def follow(client: Client, path: str, query: Query | None = None, since: str = "
     """
     known: dict[str, dict[str, Any]] = {}
     version = since
+    patience = Patience(reached=bool(since))
     while True:
-        if not version:
-            listing = list_all(client, path, query)
-            version = listing["metadata"]["resourceVersion"]
-            yield from _differences(known, listing)
-            yield Change("SYNCED", {})
         try:
+            if not version:
+                listing = list_all(client, path, query)
+                version = listing["metadata"]["resourceVersion"]
+                yield from _differences(known, listing)
+                yield Change("SYNCED", {})
+            patience.well()
             for change in watch(client, path, query, version):
                 version = change.object.get("metadata", {}).get("resourceVersion") or version
                 if change.type == "BOOKMARK":
@@ -65,6 +88,8 @@ def follow(client: Client, path: str, query: Query | None = None, since: str = "
             if error.code != 410:
                 raise
             version = ""
+        except UnreachableError as error:
+            patience.lost(error)
 
 
 def watch(client: Client, path: str, query: Query | None, version: str, accept: str = JSON) -> Iterator[Change]:

@@ -1,4 +1,4 @@
-"""Puts the lab and the controller together: hypervisors, a controller beside them, agents in them, the client's context.
+"""Puts the lab together: hypervisors, a controller beside them, agents in them, the client's context.
 
 The controller of a lab is an ordinary `bedplate serve`; its agents are ordinary `bedplate agent`s.
 """

@@ -18,7 +18,7 @@ from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, 
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry, apply_delta
 from bedplate.model.ids import ClusterKey, Key, OperationId, ServerName, key
-from bedplate.model.inventory import AnyView, DomainView, Observation
+from bedplate.model.inventory import AnyView, DomainView, Observation, RetainedDiskView, ServerView
 from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
@@ -240,6 +240,7 @@ class Engine:
         for k, entry in delta.changes.items():
             before = old.entries.get(k)
             self.index.change(before, entry)
+            self._forget_bootstrap(before, entry)
             self._look.update(self._affected(before, entry))
             self._look.add(k)
             if entry is None:
@@ -252,6 +253,12 @@ class Engine:
         for change in report.changes:
             self._tell(change.key, "Normal", change.action.capitalize(), change.sentence)
         self._finalise(delta)
+
+    def _forget_bootstrap(self, before: AnyEntry | None, after: AnyEntry | None) -> None:
+        """A machine that has joined is past its bootstrap's failures."""
+        if isinstance(before, MachineEntry) and isinstance(after, MachineEntry) and after.joined and not before.joined:
+            history = self.attempts.get(after.key, "Bootstrap")
+            self.attempts.set(after.key, "Bootstrap", Attempt(succeeded=history.succeeded, generation=after.generation))
 
     def _affected(self, before: AnyEntry | None, after: AnyEntry | None) -> Iterable[Key]:
         entry = after or before
@@ -356,7 +363,7 @@ class Engine:
         self._remember(step, result)
         match result:
             case Done():
-                seen = (Observation(value=v, time=self._now, source="step") for v in result.views)
+                seen = (Observation(value=v, time=self._now, source="step") for v in result.views if self._is_news(v))
                 self._observed("step", seen, full=False)
             case Failed():
                 self._tell(step.target, "Warning", result.reason, f"{step.name}: {result.message}")
@@ -370,6 +377,11 @@ class Engine:
             self._look.update(self.index.by_server.get(step.server, set()))
         self._projection.touch(step.target)
         self._news([step.target])
+
+    def _is_news(self, view: AnyView) -> bool:
+        """False for what an agent told already, before its reply; it may even have told of a later change since."""
+        on_server = isinstance(view, ServerView | DomainView | RetainedDiskView)
+        return not (on_server and f"agent/{view.server}" in self.inventory.synced)
 
     def _remember(self, step: Step, result: StepResult) -> None:
         history = self.attempts.get(step.target, step.name)

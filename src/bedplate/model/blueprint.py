@@ -116,6 +116,10 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     """Why the entry is as it is, in one sentence."""
     joined: bool = False
     """Set by planning once its Node was observed: it is never bootstrapped again."""
+    replaces: MachineUid = MachineUid("")
+    """The machine that was given up after a failure and that this one stands in for."""
+    restarts: tuple[float, ...] = ()
+    """When planning had it started again after it died; only those within the policy's `boot_window`."""
     created: float = 0.0
     """Seconds since the epoch when planning made it."""
     user_data: str = ""

@@ -197,6 +197,14 @@ class SimController:
         if stale:
             self._observed(f"agent/{name}", stale, until=self.sim.now)
 
+    def agent_refused(self, name: ServerName) -> None:
+        """An agent calls that is not the one that was enrolled for this server."""
+        server = self.sim.world.servers[name]
+        said = f"server {name} comes back with another identity: host uuid {server.host_uuid}"
+        view = ServerView(server=name, connected=False, host_uuid=server.enrolled, error=said)
+        if self.alive:
+            self._observed(f"agent/{name}", [view])
+
     def _follow(self, clusters: Mapping[ClusterKey, ClusterAccess]) -> None:
         for gone in self.followed - set(clusters):
             self._answering.discard(gone)

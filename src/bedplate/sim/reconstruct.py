@@ -41,6 +41,7 @@ def _server(world: World, view: ServerView, shared: dict[str, SimPool]) -> None:
     server = world.add_server(
         view.server, cpus=view.cpus, memory_mib=view.memory_mib, bridges=view.bridges, pools=pools
     )
+    server.enrolled = view.host_uuid
     server.host_uuid, server.connected, server.error = view.host_uuid, view.connected, view.error
 
 

@@ -218,13 +218,13 @@ class Simulator:
 
     @property
     def controller(self) -> SimController:
-        """The newest controller."""
-        return self.controllers[-1]
+        """The controller that leads, or was the last to."""
+        return max(self.controllers, key=lambda c: (c.alive and not c.halted, c.epoch))
 
     @property
     def engine(self) -> Engine:
-        """The newest controller's engine."""
-        return self.controllers[-1].engine
+        """The leading controller's engine."""
+        return self.controller.engine
 
     def dies_here(self, controller: SimController) -> bool:
         """Count a command; True where the controller is killed before it."""
@@ -284,6 +284,11 @@ class Simulator:
         """Connect an agent again, where its server is on."""
         server = self.world.servers[ServerName(name)]
         if server.connected or not server.powered:
+            return
+        if server.host_uuid != server.enrolled:
+            self.say("world", f"{name} is refused: it has another identity")
+            for controller in self.controllers:
+                controller.agent_refused(server.name)
             return
         self.say("world", f"{name} is connected again")
         self.active = self.now

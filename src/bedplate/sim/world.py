@@ -91,6 +91,8 @@ class SimServer:
     bridges: tuple[str, ...] = ("br0",)
     pools: dict[str, SimPool] = field(default_factory=dict[str, SimPool])
     host_uuid: str = ""
+    enrolled: str = ""
+    """The host uuid that controllers know it by."""
     boots: int = 1
     powered: bool = True
     connected: bool = True
@@ -175,6 +177,7 @@ class World:
             bridges=tuple(bridges),
             pools=dict(pools) if pools is not None else {"local": SimPool("local")},
             host_uuid=f"host-{name}",
+            enrolled=f"host-{name}",
         )
         self.servers[server.name] = server
         self.touch_server(server)

@@ -36,6 +36,10 @@ _INSERT = insert(t.objects)
 _LOG = insert(t.changes)
 
 
+CONTENT_FINALIZER = "bedplate.dev/content"
+"""On a namespace that is being deleted, until nothing is left in it."""
+
+
 class Transaction(Records):
     """Use `Store.transaction()`; never keep one. Methods give objects as they are kept after the write."""
 
@@ -284,7 +288,22 @@ class Transaction(Records):
         marked = msgspec.structs.replace(
             obj.metadata, deletion_timestamp=obj.metadata.deletion_timestamp or codec.timestamp(self.now)
         )
-        return self._write("DELETED", msgspec.structs.replace(obj, metadata=marked), old)
+        gone = self._write("DELETED", msgspec.structs.replace(obj, metadata=marked), old)
+        if gone.metadata.namespace and not isinstance(gone, Event):
+            self.release_namespace(gone.metadata.namespace)
+        return gone
+
+    def release_namespace(self, name: str) -> None:
+        """Forget a namespace that is being deleted once nothing but events is left in it."""
+        room = self.find("Namespace", "", name)
+        if room is None or not room.metadata.deletion_timestamp:
+            return
+        c = t.objects.c
+        others = select(c.name).where(c.namespace == name, c.kind != "Event").limit(1)
+        if self.connection.execute(others).first() is None:
+            for event in self.all("Event", name):
+                self.remove("Event", name, event.metadata.name)
+            self.finalise("Namespace", "", name, CONTENT_FINALIZER)
 
     def _log(self, change: Change) -> None:
         self.changes.append(change)

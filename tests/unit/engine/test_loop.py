@@ -9,7 +9,7 @@ import pytest
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.model.ids import Epoch, OperationId, Revision
-from bedplate.model.inventory import DomainView
+from bedplate.model.inventory import ClusterView, DomainView
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import CreateVolume, Done, Failed, Refused, Unknown
@@ -281,3 +281,31 @@ def test_a_server_that_is_lost_gets_no_steps(loop: Loop) -> None:
     assert loop.begun() == []
     loop.connect()
     assert loop.begun() == ["CreateVolume machine/u1"]
+
+
+def test_what_an_agent_told_since_is_not_undone_by_its_reply(loop: Loop) -> None:
+    """The reply holds what was read before; the domain has ended meanwhile and its agent said so."""
+    m = loop.vm(1)
+    started(loop, m)
+    [run] = loop.running()
+    ended = DomainView(server=m.server, uid=m.uid, volume=True, state="crashed", boot=1)
+    loop.see("agent/hv1", ended)
+    loop.end(run, Done(views=(DomainView(server=m.server, uid=m.uid, volume=True, state="running", boot=1),)))
+    assert loop.engine.inventory.inventory.domain(m.server, m.uid).value == ended
+
+
+def test_a_cluster_of_an_earlier_ones_name_inherits_nothing(loop: Loop) -> None:
+    entry = loop.cluster()
+    started(loop, entry)
+    [run] = loop.running()
+    loop.end(run, Done(views=(ClusterView(cluster=entry.cluster, secrets=True, initialised=True, api=True),)))
+    loop.want()
+    loop.connect("hv2")
+    loop.pass_time(1)
+    loop.see(f"cluster/{entry.cluster}", ClusterView(cluster=entry.cluster, initialised=True, api=True), full=True)
+    assert loop.engine.inventory.inventory.cluster(entry.cluster) is None
+    loop.commands = []
+    loop.want(entry)
+    loop.connect("hv3")
+    loop.pass_time(1)
+    assert loop.begun() == ["MakeSecrets cluster/default/shop"]

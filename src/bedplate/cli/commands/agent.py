@@ -7,12 +7,31 @@ Examples:
 
 from __future__ import annotations
 
-OWN_PARSER = True
-"""The agent reads its own arguments: it also runs where the rest of the command line is not installed."""
+import argparse
+from pathlib import Path
 
 
-def run(arguments: list[str]) -> int:
-    """Run it."""
-    from bedplate.agent.main import main
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--enrol-file", default="", metavar="FILE", help="enrol file, or -; needed the first time only")
+    parser.add_argument("--state", type=Path, default=Path("/var/lib/bedplate/agent"), metavar="DIR",
+                        help="where it keeps its identity (default: /var/lib/bedplate/agent)")  # fmt: skip
+    parser.add_argument(
+        "--libvirt", default="qemu:///system", metavar="URI", help="its libvirt (default: qemu:///system)"
+    )
+    parser.add_argument("--address", default="", metavar="ADDRESS", help="at which other hypervisors reach this one")
+    parser.add_argument("--use", choices=("auto", "kvm", "tcg"), default="auto",
+                        help="how guests run; auto tries KVM by booting a tiny guest (default: auto)")  # fmt: skip
 
-    return int(main(arguments) or 0)
+
+def run(args: argparse.Namespace) -> int:
+    """Run it until it is told to stop."""
+    from bedplate.agent.main import run as run_agent
+
+    return run_agent(
+        enrol_file=args.enrol_file,
+        state=args.state,
+        libvirt_uri=args.libvirt,
+        address=args.address,
+        use=args.use,
+    )

@@ -15,7 +15,7 @@ from typing import Any
 
 from bedplate.cli import output, watching
 from bedplate.cli.client import TABLE
-from bedplate.cli.errors import ApiError, UserError
+from bedplate.cli.errors import ApiError, UnreachableError, UserError
 from bedplate.cli.parsing import add_connection, add_namespace, add_selectors, output_format, split_target
 from bedplate.cli.resources import Resource
 from bedplate.cli.session import Session
@@ -109,13 +109,15 @@ def _watch(session: Session, resource: Resource, name: str, query: dict[str, Any
             sys.stdout.flush()
         return 0
     view = _TableView(session, resource, args, prefix=False)
+    patience = watching.Patience()
     version = ""
     while True:
-        if not version:
-            table = watching.list_all(session.client, path, query, TABLE)
-            view.show(table)
-            version = table["metadata"]["resourceVersion"]
         try:
+            if not version:
+                table = watching.list_all(session.client, path, query, TABLE)
+                view.show(table)
+                version = table["metadata"]["resourceVersion"]
+            patience.well()
             for change in watching.watch(session.client, path, query, version, TABLE):
                 version = _version(change.object) or version
                 if change.type != "BOOKMARK":
@@ -124,6 +126,8 @@ def _watch(session: Session, resource: Resource, name: str, query: dict[str, Any
             if error.code != 410:
                 raise
             version = ""  # what was missed is compacted: show all again
+        except UnreachableError as error:
+            patience.lost(error)
 
 
 def _version(table: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ _ENDINGS = (".yaml", ".yml", ".json")
 class FaultsError(UserError):
     """All that is wrong with the files, one line per fault."""
 
+    has_place = True
+
     def __init__(self, faults: list[Fault]) -> None:
         many = len(faults)
         end = "nothing was applied" if many == 1 else f"{many} faults; nothing was applied"

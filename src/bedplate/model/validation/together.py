@@ -145,8 +145,8 @@ def _endpoint(c: Cluster, network: Network, world: World) -> Iterator[Fault]:
     for i, r in enumerate(network.spec.ranges):
         found = read_range(r, "")
         if not isinstance(found, Fault) and inside(found, address):
-            yield Fault("spec.endpoint.address", f"{address} is in ranges[{i}] of network {network.metadata.name}, which "
-                        "is for machines; take one of its vipRanges")  # fmt: skip
+            yield Fault("spec.endpoint.address", f"{address} is in ranges[{i}] of network {network.metadata.name}, "
+                        "which is for machines; take one of its vipRanges")  # fmt: skip
     for other in _every(world, Cluster):
         same = (other.metadata.namespace, other.metadata.name) == (c.metadata.namespace, c.metadata.name)
         if not same and str(address) in {other.spec.endpoint.address, other.status.endpoint.rpartition(":")[0]}:

@@ -1,0 +1,71 @@
+"""What other parts plug into the API. Each is optional: without it the API answers that it is not served here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from bedplate.model.kinds.base import Object
+from bedplate.ports import Duplex
+
+
+class NotAvailable(Exception):
+    """A hook can't answer now; its message says why and what would help. Becomes 409 or, `missing`, 404."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class Planner(Protocol):
+    """Previews and explains. Called from the event loop; slow work belongs in a thread."""
+
+    async def preview(self, objects: Sequence[Object], gone: Sequence[Object]) -> dict[str, Any]:
+        """Show what would happen if these objects were declared (as they would be kept) and those deleted."""
+        ...
+
+    async def why(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """Tell why an object is as it is: `{"sentences": [...], "machines": [...], "servers": {...}}`."""
+        ...
+
+
+class Streams(Protocol):
+    """Opens byte streams into machines. All raise `NotAvailable` or `OSError`."""
+
+    async def console(self, kind: str, namespace: str, name: str) -> Duplex:
+        """The serial console of a Machine or VirtualMachine."""
+        ...
+
+    async def tcp(self, kind: str, namespace: str, name: str, port: int) -> Duplex:
+        """A connection to a port of a Machine or VirtualMachine, or of a Cluster's control plane."""
+        ...
+
+
+class Operator(Protocol):
+    """What an administrator asks of the controller. All raise `NotAvailable`."""
+
+    async def kubeconfig(self, namespace: str, name: str) -> str:
+        """The administrator's kubeconfig of a cluster, as YAML or JSON."""
+        ...
+
+    async def enrol(self, server: str) -> dict[str, Any]:
+        """Make what a server's agent needs to become known, once. Holds secrets: never kept, never logged."""
+        ...
+
+    async def accept(self) -> None:
+        """A person accepts what a restored store differs in from the world."""
+        ...
+
+    def ready(self) -> str | None:
+        """Say why the controller does not act, or None while it does."""
+        ...
+
+
+class Hooks(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is plugged in."""
+
+    planner: Planner | None = None
+    streams: Streams | None = None
+    operator: Operator | None = None

@@ -1,0 +1,1 @@
+"""Builders of Kubernetes releases and bootable images, with their cache. Know no controller."""

@@ -1,0 +1,227 @@
+"""One planning at work: its input, the child blueprint as it grows, and the report.
+
+The duties read and change the child through this; nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from bedplate.model.attempts import Attempt, AttemptsByTarget
+from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry
+from bedplate.model.ids import Generation, Key, MachineUid, ServerName
+from bedplate.model.inventory import DomainView, Inventory, Observation
+from bedplate.model.policy import Policy
+from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
+from bedplate.model.spec import Spec
+from bedplate.planner import identity
+from bedplate.planner.index import Index, Unit
+
+FOREVER = float("inf")
+_ROOM = frozenset({Waiting.NO_ROOM, Waiting.NO_ADDRESS, Waiting.NO_VIP})
+
+E = TypeVar("E", bound=AnyEntry)
+
+
+class PlanCache:
+    """What a caller may keep between plannings, for speed alone. Opaque; give each engine its own."""
+
+    def __init__(self) -> None:
+        self.index: Index | None = None
+
+
+class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
+    """All that planning reads. `now` in seconds since the epoch; the same `seed` for the life of a store."""
+
+    spec: Spec
+    inventory: Inventory
+    parent: Blueprint
+    attempts: AttemptsByTarget = {}
+    policy: Policy = Policy()
+    now: float
+    seed: int = 0
+    cache: PlanCache | None = None
+
+
+class Planning:
+    """The working state of one planning."""
+
+    def __init__(self, inp: PlanInput, index: Index, *, fresh: bool) -> None:
+        self.spec = inp.spec
+        self.inventory = inp.inventory
+        self.attempts = inp.attempts
+        self.policy = inp.policy
+        self.now = inp.now
+        self.index = index
+        self.round_changed: set[Unit] = set()
+        self.freed = False
+        self.lost: dict[Key, list[MachineUid]] = {}
+        """By owner: machines given up after failures in this planning, for those that replace them."""
+        self._inp = inp
+        self._fresh = fresh
+        self._unit: Unit = Key("")
+        self._touched: dict[Key, None] = {}
+        self._changes: list[Change] = []
+        self._waiting: dict[Unit, dict[Key, WaitingOn | None]] = {}
+        self._due: dict[Unit, float] = {}
+        self._ordinals: Counter[Key] = Counter()
+        self._usable: dict[ServerName, bool] = {}
+
+    # --- which unit is at work ---
+
+    def begin_round(self, units: set[Unit]) -> None:
+        """Forget what these units waited on: they are looked at again."""
+        self.round_changed = set()
+        for unit in units:
+            self._waiting[unit] = {}
+            self._due[unit] = FOREVER
+            self.index.waiters.discard(unit)
+
+    def enter(self, unit: Unit) -> None:
+        """From now on, changes and waits are this unit's."""
+        self._unit = unit
+
+    # --- the child blueprint ---
+
+    def put(self, entry: E, sentence: str) -> E:
+        """Set an entry and say why. Its generation follows the parent's."""
+        before = self._inp.parent.entries.get(entry.key)
+        generation = Generation(before.generation + 1) if before is not None else Generation(1)
+        entry = msgspec.structs.replace(entry, generation=generation)
+        action = "change" if entry.key in self.index.entries else "create"
+        self.index.put(entry)
+        self._note(entry.key, action, sentence)
+        return entry
+
+    def drop(self, k: Key, sentence: str) -> None:
+        """Take an entry out and say why."""
+        self.index.drop(k)
+        self.freed = True
+        self._note(k, "remove", sentence)
+
+    def undo(self, k: Key) -> None:
+        """Take an entry out that this planning made and does not want after all."""
+        self.index.drop(k)
+        self._changes = [c for c in self._changes if c.key != k]
+
+    def _note(self, k: Key, action: str, sentence: str) -> None:
+        self._touched[k] = None
+        self._changes.append(Change(key=k, action=action, sentence=sentence))
+        self.round_changed.add(self._unit)
+
+    def new_uid(self, owner: Key) -> MachineUid:
+        """An identity that was never used before."""
+        self._ordinals[owner] += 1
+        inp = self._inp
+        return identity.machine_uid(inp.seed, inp.parent.number, inp.now, owner, self._ordinals[owner])
+
+    # --- the report ---
+
+    def wait(
+        self,
+        k: Key,
+        reason: Waiting,
+        sentence: str,
+        rejections: Mapping[Rejection, int] | None = None,
+        servers: Mapping[str, Rejection] | None = None,
+    ) -> None:
+        """Say on what the thing of that key waits."""
+        self._waiting[self._unit][k] = WaitingOn(
+            key=k, reason=reason, sentence=sentence, rejections=rejections or {}, servers=servers or {}
+        )
+        if reason in _ROOM:
+            self.index.waiters.add(self._unit)
+
+    def is_waiting(self, k: Key) -> bool:
+        """Whether the thing of that key was said to wait already."""
+        return self._waiting[self._unit].get(k) is not None
+
+    def at(self, time: float) -> None:
+        """Have the unit at work looked at again at that time."""
+        if time > self.now:
+            self._due[self._unit] = min(self._due[self._unit], time)
+
+    # --- looking things up ---
+
+    def attempt(self, target: Key, step: str) -> Attempt:
+        """The history of a step on a target."""
+        return self.attempts.get(target, _NO_ATTEMPTS).get(step, _NEVER)
+
+    def busy(self, target: Key) -> bool:
+        """True while any step on the target is in flight."""
+        return any(a.running for a in self.attempts.get(target, _NO_ATTEMPTS).values())
+
+    def usable(self, name: ServerName) -> bool:
+        """True while the server's agent is connected and has told all it knows: absence there means absence."""
+        found = self._usable.get(name)
+        if found is None:
+            seen = self.inventory.server(name)
+            found = seen is not None and seen.value.connected and f"agent/{name}" in self.inventory.synced
+            if found and seen is not None and not seen.fresh(self.now):
+                found = False
+            self._usable[name] = found
+        return found
+
+    def domain(self, m: MachineEntry) -> Observation[DomainView] | None:
+        """The latest observation of the machine's domain on its server."""
+        return self.inventory.domain(m.server, m.uid)
+
+    # --- the end ---
+
+    def finish(self) -> tuple[Delta, Report, float]:
+        """Give what changed of the parent, the report, and when time alone may change the answer."""
+        parent = self._inp.parent
+        changes: dict[Key, AnyEntry | None] = {}
+        for k in self._touched:
+            before, after = parent.entries.get(k), self.index.entries.get(k)
+            if before is not None and after is not None:
+                if msgspec.structs.replace(after, generation=before.generation) == before:
+                    self.index.put(before)
+                    continue
+            elif before is after:
+                continue
+            changes[k] = after
+        told = tuple(c for c in self._changes if c.key in changes)
+        self.index.expected = changes
+        waiting = self._report_waiting()
+        for unit, at in self._due.items():
+            self.index.set_due(unit, at)
+        delta = Delta(parent=parent.number, reason=_reason(told), changes=changes)
+        return delta, Report(changes=told, waiting=waiting), self.index.next_due()
+
+    def _report_waiting(self) -> dict[Key, WaitingOn | None]:
+        """What waits now, and None for what was told to wait before or may have been (with a fresh index)."""
+        out: dict[Key, WaitingOn | None] = {}
+        for unit, waits in self._waiting.items():
+            for k in self.index.waiting.pop(unit, {}):
+                out[k] = None
+            if self._fresh:
+                out.update(dict.fromkeys(self._keys_of(unit)))
+            now = {k: w for k, w in waits.items() if w is not None}
+            if now:
+                self.index.waiting[unit] = now
+        for unit in self._waiting:
+            out.update(self.index.waiting.get(unit, {}))
+        return out
+
+    def _keys_of(self, unit: Unit) -> list[Key]:
+        kind, _, rest = unit.partition("/")
+        if kind == "cluster":
+            pools = sorted(self.index.pools_of.get(rest, ()))  # type: ignore[call-overload]
+            return [unit, *pools, *self.index.by_cluster.get(rest, {})]  # type: ignore[call-overload]
+        return [unit, *self.index.by_owner.get(unit, {})]
+
+
+_NEVER = Attempt()
+_NO_ATTEMPTS: Mapping[str, Attempt] = {}
+
+
+def _reason(changes: tuple[Change, ...]) -> str:
+    if not changes:
+        return ""
+    first = changes[0].sentence
+    return first if len(changes) == 1 else f"{first} (and {len(changes) - 1} more)"

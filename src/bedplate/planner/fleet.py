@@ -1,0 +1,199 @@
+"""The servers with what is allocated on them, and the order in which placement looks at them.
+
+Kept incrementally: allocating and freeing cost the one server. Decides nothing beyond "least allocated first".
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from bedplate.model import quantity
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import Key, ServerName
+from bedplate.model.inventory import Observation, PoolView, ServerView
+from bedplate.model.kinds.infrastructure import DiskPool, Server
+
+_PROFILES_LIMIT = 256
+"""Kept orders of servers, one per kind of request. A fleet has few; more than this is a test of patience."""
+
+
+class ServerState:
+    """One server: what it offers, to whom, and what is allocated of it."""
+
+    __slots__ = (
+        "bridges",
+        "connected",
+        "cpu_capacity",
+        "cpu_used",
+        "disk_used",
+        "domains",
+        "good_until",
+        "hypervisor",
+        "labels",
+        "memory_capacity",
+        "memory_used",
+        "name",
+        "pools",
+        "signature",
+        "tie",
+        "unschedulable",
+    )
+
+    def __init__(self, name: ServerName, seed: int) -> None:
+        self.name = name
+        self.tie = zlib.crc32(f"{seed}/{name}".encode())
+        self.cpu_used = 0
+        self.memory_used = 0
+        self.disk_used: Counter[str] = Counter()
+        self.signature: object = None
+        self.update(None, None)
+
+    def update(self, server: Server | None, seen: Observation[ServerView] | None) -> bool:
+        """Take over what is declared and observed; True where more than free space changed."""
+        view = seen.value if seen is not None else None
+        self.connected = view is not None and view.connected and not view.error
+        self.good_until = seen.good_until if seen is not None else 0.0
+        self.bridges = view.bridges if view is not None else ()
+        self.pools: dict[str, PoolView] = {p.name: p for p in view.pools} if view is not None else {}
+        self.hypervisor = server is not None and server.spec.role == "hypervisor"
+        self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
+        self.unschedulable = server is not None and server.spec.unschedulable
+        self.domains: Mapping[str, str] = server.spec.failure_domain if server is not None else {}
+        self.labels: Mapping[str, str] = {**self.domains, **server.metadata.labels} if server is not None else {}
+        self.cpu_capacity, self.memory_capacity = _capacity(server, view)
+        signature = (
+            (self.hypervisor, self.unschedulable, self.connected, self.bridges, self.cpu_capacity),
+            (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
+        )
+        changed = signature != self.signature
+        self.signature = signature
+        return changed
+
+    @property
+    def share(self) -> float:
+        """The larger of the allocated shares of memory and CPU, 0 to 1."""
+        memory = self.memory_used / self.memory_capacity if self.memory_capacity > 0 else 1.0
+        cpu = self.cpu_used / self.cpu_capacity if self.cpu_capacity > 0 else 1.0
+        return max(memory, cpu)
+
+
+def _capacity(server: Server | None, view: ServerView | None) -> tuple[float, int]:
+    """Allocatable virtual CPUs and memory (MiB): memory is never over-committed."""
+    if server is None or view is None:
+        return 0.0, 0
+    reserved = server.spec.reservation
+    cpus = (view.cpus - reserved.cpu) * server.spec.cpu_overcommit
+    return cpus, view.memory_mib - int(quantity.parse(reserved.memory) // quantity.MIB)
+
+
+class Order:
+    """Some servers by load, the least allocated first; stays valid while allocations change."""
+
+    def __init__(self, servers: dict[ServerName, ServerState]) -> None:
+        self.servers = servers
+        self._last = {name: s.share for name, s in servers.items()}
+        self._heap = [(s.share, s.tie, name) for name, s in servers.items()]
+        heapq.heapify(self._heap)
+        self._domains: dict[str, frozenset[str]] = {}
+
+    def domains(self, spread: str) -> frozenset[str]:
+        """The failure domains of that label over which the servers spread."""
+        found = self._domains.get(spread)
+        if found is None:
+            found = frozenset(s.domains.get(spread, "") for s in self.servers.values())
+            self._domains[spread] = found
+        return found
+
+    def freed(self, server: ServerState) -> None:
+        """Tell that the server's share has gone down."""
+        if server.name in self.servers:
+            self._push(server)
+
+    def _push(self, server: ServerState) -> None:
+        share = server.share
+        if self._last.get(server.name) != share:
+            self._last[server.name] = share
+        heapq.heappush(self._heap, (share, server.tie, server.name))
+
+    def walk(self) -> Iterator[ServerState]:
+        """Servers, least allocated first. Nothing may be allocated while walking; close it before."""
+        aside: list[tuple[float, int, ServerName]] = []
+        seen: set[ServerName] = set()
+        try:
+            while self._heap:
+                item = heapq.heappop(self._heap)
+                share, _, name = item
+                if share != self._last[name] or name in seen:
+                    continue  # a newer item of this server is in the heap
+                server = self.servers[name]
+                if server.share != share:
+                    self._push(server)
+                    continue
+                seen.add(name)
+                aside.append(item)
+                yield server
+        finally:
+            for item in aside:
+                heapq.heappush(self._heap, item)
+
+
+class Fleet:
+    """All servers, declared or only seen in entries."""
+
+    def __init__(self, seed: int, disk_pools: Mapping[Key, DiskPool]) -> None:
+        self._seed = seed
+        self.servers: dict[ServerName, ServerState] = {}
+        self.disk_pools = {
+            p.metadata.name: p for p in disk_pools.values() if not p.metadata.deletion_timestamp
+        }
+        self.pool_order = tuple(
+            sorted(self.disk_pools, key=lambda n: (self.disk_pools[n].spec.type != "shared", n))
+        )
+        self._shared_used: Counter[str] = Counter()
+        self._orders: dict[object, Order] = {}
+
+    def server(self, name: ServerName) -> ServerState:
+        """The state of that server; a new, empty one where it was not known."""
+        found = self.servers.get(name)
+        if found is None:
+            found = self.servers[name] = ServerState(name, self._seed)
+        return found
+
+    def refresh(self, name: ServerName, server: Server | None, seen: Observation[ServerView] | None) -> bool:
+        """Take a server's news in; True where more than free space changed."""
+        changed = self.server(name).update(server, seen)
+        if changed:
+            self._orders.clear()
+        return changed
+
+    def is_shared(self, pool: str) -> bool:
+        """True for a pool that has one content on all its servers."""
+        declared = self.disk_pools.get(pool)
+        return declared is not None and declared.spec.type == "shared"
+
+    def allocate(self, m: MachineEntry, sign: int = 1) -> None:
+        """Count a machine on its server (`sign` 1), or take it off (-1)."""
+        server = self.server(m.server)
+        server.cpu_used += sign * m.cpu
+        server.memory_used += sign * m.memory_mib
+        used = self._shared_used if self.is_shared(m.disk_pool) else server.disk_used
+        used[m.disk_pool] += sign * m.disk_mib
+        if sign < 0:
+            for order in self._orders.values():
+                order.freed(server)
+
+    def disk_used(self, server: ServerState, pool: str) -> int:
+        """MiB of disks that are planned in that pool as this server sees it."""
+        return self._shared_used[pool] if self.is_shared(pool) else server.disk_used[pool]
+
+    def order(self, profile: object, servers: Iterator[ServerState]) -> Order:
+        """The order for a kind of request; `servers` are looked at only where it is not kept."""
+        found = self._orders.get(profile)
+        if found is None:
+            if len(self._orders) >= _PROFILES_LIMIT:
+                self._orders.clear()
+            found = self._orders[profile] = Order({s.name: s for s in servers})
+        return found

@@ -1,0 +1,245 @@
+"""What planning derives from its input and keeps from one planning to the next, so that one change costs little.
+
+An index is only an accelerator: it holds nothing that could not be derived anew from input and parent blueprint.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, ImageRef, MachineEntry, RetainedDiskEntry
+from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, Revision, ServerName, cluster_key, key
+from bedplate.model.inventory import Inventory
+from bedplate.model.kinds.infrastructure import Image
+from bedplate.model.report import WaitingOn
+from bedplate.model.spec import Spec
+from bedplate.planner.addresses import NetworkState, count_machine
+from bedplate.planner.fleet import Fleet
+
+Unit = Key
+"""What is planned as one: `cluster/...` with its pools and machines, `virtualmachine/...`, `retained-disk/...`."""
+
+
+class Index:
+    """Entries by what they belong to, what is taken of servers and networks, and who waits for what."""
+
+    def __init__(self, spec: Spec, inventory: Inventory, parent: Blueprint, seed: int) -> None:
+        self.number: Revision = parent.number
+        self.expected: dict[Key, AnyEntry | None] = {}
+        """What the last planning changed: the next parent must show it."""
+        self.entries: dict[Key, AnyEntry] = {}
+        self.by_cluster: dict[ClusterKey, dict[Key, MachineEntry]] = defaultdict(dict)
+        self.by_owner: dict[Key, dict[Key, MachineEntry]] = defaultdict(dict)
+        self.by_server: dict[ServerName, dict[Key, MachineEntry]] = defaultdict(dict)
+        self.names: Counter[tuple[str, str]] = Counter()
+        self.macs: Counter[str] = Counter()
+        self.pools_of: dict[ClusterKey, set[Key]] = defaultdict(set)
+        self._cluster_of_pool: dict[Key, ClusterKey] = {}
+        self.networks = {n.metadata.name: NetworkState(n.metadata.name, n) for n in spec.networks.values()}
+        self.declared_networks = tuple(
+            sorted(n.metadata.name for n in spec.networks.values() if not n.metadata.deletion_timestamp)
+        )
+        self.fleet = Fleet(seed, spec.disk_pools)
+        self.images = Images(spec)
+        self.waiters: set[Unit] = set()
+        """Units that wait for room or addresses: looked at again when any become free."""
+        self.waiting: dict[Unit, dict[Key, WaitingOn]] = {}
+        self._due: dict[Unit, float] = {}
+        self._timers: list[tuple[float, Unit]] = []
+        for server in spec.servers.values():
+            self.refresh_server(spec, inventory, ServerName(server.metadata.name))
+        for k in spec.node_pools:
+            self.refresh_pool(spec, k)
+        for entry in parent.entries.values():
+            self.put(entry)
+
+    # --- staying in step with the parent ---
+
+    def follows(self, parent: Blueprint) -> bool:
+        """True where the index holds exactly the parent's entries."""
+        if not self.expected:
+            return parent.number == self.number
+        committed = parent.parent == self.number and all(
+            parent.entries.get(k) == entry for k, entry in self.expected.items()
+        )
+        if not committed or len(parent.entries) != len(self.entries):
+            return False
+        self.number, self.expected = parent.number, {}
+        return True
+
+    def put(self, entry: AnyEntry) -> None:
+        """Set an entry."""
+        old = self.entries.get(entry.key)
+        if isinstance(old, MachineEntry) and isinstance(entry, MachineEntry) and _same_place(old, entry):
+            self._link(entry)
+        else:
+            if old is not None:
+                self._forget(old)
+            self._learn(entry)
+        self.entries[entry.key] = entry
+
+    def drop(self, k: Key) -> None:
+        """Take an entry out."""
+        self._forget(self.entries.pop(k))
+
+    def _learn(self, entry: AnyEntry) -> None:
+        match entry:
+            case MachineEntry():
+                self._link(entry)
+                self.names[entry.namespace, entry.name] += 1
+                self.macs[entry.nic.mac] += 1
+                self.fleet.allocate(entry)
+                count_machine(self.network(entry.nic.network), entry, 1)
+            case ClusterEntry():
+                self.network(entry.network).take_cluster(entry)
+            case RetainedDiskEntry():
+                self.names[entry.namespace, entry.name] += 1
+
+    def _forget(self, entry: AnyEntry) -> None:
+        match entry:
+            case MachineEntry():
+                self._unlink(entry)
+                self.names[entry.namespace, entry.name] -= 1
+                self.macs[entry.nic.mac] -= 1
+                self.fleet.allocate(entry, -1)
+                count_machine(self.network(entry.nic.network), entry, -1)
+            case ClusterEntry():
+                self.network(entry.network).take_cluster(entry, -1)
+            case RetainedDiskEntry():
+                self.names[entry.namespace, entry.name] -= 1
+
+    def _link(self, m: MachineEntry) -> None:
+        self.by_server[m.server][m.key] = m
+        if m.is_node:
+            self.by_cluster[m.cluster][m.key] = m
+        else:
+            self.by_owner[m.owner][m.key] = m
+
+    def _unlink(self, m: MachineEntry) -> None:
+        self.by_server[m.server].pop(m.key, None)
+        if m.is_node:
+            self.by_cluster[m.cluster].pop(m.key, None)
+        else:
+            self.by_owner[m.owner].pop(m.key, None)
+
+    def network(self, name: str) -> NetworkState:
+        """The state of that network; one without ranges where it is not declared."""
+        found = self.networks.get(name)
+        if found is None:
+            found = self.networks[name] = NetworkState(name, None)
+        return found
+
+    # --- what is declared ---
+
+    def refresh_server(self, spec: Spec, inventory: Inventory, name: ServerName) -> bool:
+        """Take a server's news in; True where more than free space changed."""
+        return self.fleet.refresh(name, spec.servers.get(key("server", name)), inventory.server(name))
+
+    def refresh_pool(self, spec: Spec, k: Key) -> set[Unit]:
+        """Take a node pool's news in; give the clusters that have or had it."""
+        pool = spec.node_pools.get(k)
+        old = self._cluster_of_pool.pop(k, None)
+        touched: set[Unit] = set()
+        if old is not None:
+            self.pools_of[old].discard(k)
+            touched.add(key("cluster", old))
+        if pool is not None:
+            new = cluster_key(pool.metadata.namespace, pool.spec.cluster)
+            self._cluster_of_pool[k] = new
+            self.pools_of[new].add(k)
+            touched.add(key("cluster", new))
+        return touched
+
+    def unit_of(self, m: MachineEntry) -> Unit:
+        """The unit that plans this machine."""
+        return key("cluster", m.cluster) if m.is_node else m.owner
+
+    def unit_of_uid(self, uid: str) -> Unit | None:
+        """The unit that plans the machine of that uid; None where there is no such entry."""
+        entry = self.entries.get(key("machine", MachineUid(uid)))
+        return self.unit_of(entry) if isinstance(entry, MachineEntry) else None
+
+    def units_on(self, server: ServerName) -> Iterable[Unit]:
+        """Units that have machines or retained disks on the server."""
+        return {self.unit_of(m) for m in self.by_server.get(server, {}).values()}
+
+    def all_units(self, spec: Spec) -> set[Unit]:
+        """Every unit there is."""
+        units: set[Unit] = set(spec.clusters) | set(spec.virtual_machines)
+        units.update(key("cluster", c) for c, pools in self.pools_of.items() if pools)
+        for entry in self.entries.values():
+            units.add(self.unit_of(entry) if isinstance(entry, MachineEntry) else entry.key)
+        return units
+
+    # --- time ---
+
+    def set_due(self, unit: Unit, at: float) -> None:
+        """Have the unit looked at at that time (infinity: never by time alone)."""
+        if at == float("inf"):
+            self._due.pop(unit, None)
+        elif self._due.get(unit) != at:
+            self._due[unit] = at
+            heapq.heappush(self._timers, (at, unit))
+
+    def take_due(self, now: float) -> set[Unit]:
+        """Units whose time has come."""
+        out: set[Unit] = set()
+        while self._timers and self._timers[0][0] <= now:
+            at, unit = heapq.heappop(self._timers)
+            if self._due.get(unit) == at:
+                del self._due[unit]
+                out.add(unit)
+        return out
+
+    def next_due(self) -> float:
+        """When the next unit is due; infinity where none is."""
+        while self._timers and self._due.get(self._timers[0][1]) != self._timers[0][0]:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else float("inf")
+
+
+def _same_place(a: MachineEntry, b: MachineEntry) -> bool:
+    """True where nothing changed that is counted anywhere."""
+    return (
+        a.server == b.server
+        and a.cpu == b.cpu
+        and a.memory_mib == b.memory_mib
+        and a.disk_mib == b.disk_mib
+        and a.disk_pool == b.disk_pool
+        and a.nic == b.nic
+        and a.name == b.name
+        and a.owner == b.owner
+    )
+
+
+class Images:
+    """The declared images, ready for use in entries."""
+
+    def __init__(self, spec: Spec) -> None:
+        usable = [i for i in spec.images.values() if i.spec.disk.digest and not i.metadata.deletion_timestamp]
+        self.refs = {i.metadata.name: image_ref(i) for i in usable}
+        self.versions = {i.metadata.name: i.spec.kubernetes_version for i in usable}
+        self.newest: dict[str, ImageRef] = {}
+        """The newest node image of each Kubernetes version."""
+        for image in sorted(usable, key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name)):
+            if image.spec.kubernetes_version:
+                self.newest[image.spec.kubernetes_version] = self.refs[image.metadata.name]
+        self.releases = {r.spec.version for r in spec.releases.values() if not r.metadata.deletion_timestamp}
+
+
+def image_ref(image: Image) -> ImageRef:
+    """All that a hypervisor needs of the image."""
+    s = image.spec
+    return ImageRef(
+        name=image.metadata.name,
+        disk=Digest(s.disk.digest),
+        disk_size=s.disk.size,
+        format=s.format,
+        virtual_size=s.virtual_size,
+        kernel=Digest(s.kernel.digest),
+        initrd=Digest(s.initrd.digest),
+        command_line=s.command_line,
+        bootstrap=s.bootstrap,
+    )

@@ -1,0 +1,215 @@
+"""Machines that died or never came up: started again on their own disk, or replaced under a new identity.
+
+Only what is confirmed is acted on: by a connected and synced agent, never by silence. A disconnected server is waited
+for. Evidence that only says "it did not come up" is acted on with few machines at a time, and not at all with many.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import Key, key
+from bedplate.model.inventory import DomainView
+from bedplate.model.report import Waiting
+from bedplate.planner import control_plane
+from bedplate.planner.context import Planning
+from bedplate.planner.leaving import leave
+from bedplate.planner.scope import Scope, quorum
+
+MANY = 0.3
+"""Rule 6: more than this share of a cluster failing without confirmation is a failure of the observer."""
+_SETTLE = 30.0
+"""Seconds after a disk was made in which not yet seeing it means nothing: an agent tells of changes within seconds."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a machine's condition asks for."""
+
+    action: Literal["restart", "replace"]
+    sentence: str
+    confirmed: bool = True
+    """The machine is known to have ended. False: it only did not come up in time."""
+    disk: bool = True
+    """Its disk is there."""
+
+
+def cluster(p: Planning, unit: Key) -> None:
+    """Look at all machines of a cluster and act within the bounds."""
+    s = Scope(p, unit)
+    if s.entry is None or not s.wanted:
+        return
+    found: list[tuple[MachineEntry, Verdict]] = []
+    for m in s.machines:
+        if m.desired == "run":
+            verdict = judge(p, m, s)
+            if verdict is not None:
+                found.append((m, verdict))
+    if not found:
+        return
+    unconfirmed = sum(1 for _, v in found if not v.confirmed)
+    many = unconfirmed > max(1, MANY * len(s.machines)) and not p.policy.allow_many
+    if many:
+        said = f"{unconfirmed} of {len(s.machines)} machines did not come up; that many may be a fault of the watcher"
+        p.wait(unit, Waiting.ACCEPTANCE, f"{said} or of the image. None is replaced until a person allows it")
+    room = p.policy.replace_at_once - _being_replaced(s)
+    for m, verdict in found:
+        if verdict.action == "restart":
+            _restart(p, m, verdict)
+        elif many and not verdict.confirmed:
+            p.wait(m.key, Waiting.ACCEPTANCE, verdict.sentence)
+        elif room <= 0:
+            p.wait(m.key, Waiting.CAPACITY, f"{verdict.sentence}; others are being replaced already")
+        elif _replace(p, unit, m, verdict):
+            room -= 1
+
+
+def _being_replaced(s: Scope) -> int:
+    """Replacements of failed machines that are not there yet."""
+    fresh = sum(1 for m in s.machines if m.replaces and m.desired == "run" and not m.joined)
+    return fresh + sum(1 for m in s.planes if m.desired == "remove")
+
+
+# --- what is the matter ---------------------------------------------------------------------------------------
+
+
+def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
+    """What the machine's condition asks for; None: nothing, or nothing that is known well enough."""
+    if not p.usable(m.server):
+        _wait_for_server(p, m, s)
+        return None
+    seen = p.domain(m)
+    d = seen.value if seen is not None else DomainView(server=m.server, uid=m.uid)
+    if d.state in {"running", "paused"}:
+        return _late(p, m, d) if m.is_node and not m.joined and d.state == "running" else None
+    if not d.volume:
+        return _without_disk(p, m, seen.time if seen is not None else None)
+    if d.boot >= m.boot:
+        return _died(p, m, d)
+    return _given_up(p, m, confirmed=True)
+
+
+def _wait_for_server(p: Planning, m: MachineEntry, s: Scope | None) -> None:
+    p.at(p.now + p.policy.silence)
+    if s is not None and s.ready(m):
+        return
+    if m.joined:
+        said = f"server {m.server} is not connected; whether its machine still runs is not known"
+        p.wait(m.key, Waiting.UNCONFIRMED, said)
+    else:
+        p.wait(m.key, Waiting.SERVER, f"server {m.server} is not connected")
+
+
+def _died(p: Planning, m: MachineEntry, d: DomainView) -> Verdict:
+    recent = restarts(p, m)
+    if len(recent) < p.policy.boot_limit:
+        return Verdict("restart", f"its domain is {d.state} and its disk is intact")
+    minutes = p.policy.boot_window / 60
+    return Verdict("replace", f"it died {len(recent) + 1} times within {minutes:.0f} min")
+
+
+def restarts(p: Planning, m: MachineEntry) -> tuple[float, ...]:
+    """When it was started again lately."""
+    return tuple(t for t in m.restarts if t > p.now - p.policy.boot_window)
+
+
+def _without_disk(p: Planning, m: MachineEntry, seen_at: float | None) -> Verdict | None:
+    """The disk is not there: not made yet, or lost."""
+    made = p.attempt(m.key, "CreateVolume").succeeded
+    if not m.joined and not made:
+        return _given_up(p, m, confirmed=True)
+    if p.busy(m.key):
+        return None
+    told_since = seen_at is not None and seen_at > made
+    if not told_since and p.now < made + _SETTLE:
+        p.at(made + _SETTLE)
+        return None
+    server = p.inventory.server(m.server)
+    if server is None or server.value.pool(m.disk_pool) is None:
+        said = f"server {m.server} does not show disk pool {m.disk_pool}, so whether the disk is lost is not known"
+        p.wait(m.key, Waiting.UNCONFIRMED, said)
+        return None
+    return Verdict("replace", f"its disk is gone from {m.server}", disk=False)
+
+
+def _late(p: Planning, m: MachineEntry, d: DomainView) -> Verdict | None:
+    """It runs but is no node yet: is it past its time?"""
+    if not d.guest_agent and m.image.bootstrap == "guest-agent":
+        limit = d.started + p.policy.boot_timeout
+        if d.started and limit <= p.now:
+            said = f"its guest did not answer within {p.policy.boot_timeout:.0f} s of its start"
+            return Verdict("replace", _with_detail(said, d), confirmed=False)
+        if d.started:
+            p.at(limit)
+        return None
+    begun = p.attempt(m.key, "Bootstrap").succeeded
+    if begun and d.bootstrap in {"running", "done"}:
+        limit = begun + p.policy.bootstrap_timeout + (p.policy.node_timeout if d.bootstrap == "done" else 0.0)
+        if limit <= p.now:
+            return Verdict("replace", _with_detail("kubeadm did not make it a node in time", d), confirmed=False)
+        p.at(limit)
+        return None
+    return _given_up(p, m, confirmed=False)
+
+
+def _with_detail(sentence: str, d: DomainView) -> str:
+    return f"{sentence}: {d.detail}" if d.detail else sentence
+
+
+def _given_up(p: Planning, m: MachineEntry, *, confirmed: bool) -> Verdict | None:
+    """A step of it failed too often."""
+    histories = dict(p.attempts.get(m.key, {}))
+    pull = p.attempts.get(key("image", m.disk_pool, m.server, m.image.disk), {}).get("PullImage")
+    if pull is not None:
+        histories["PullImage"] = pull
+    for name, history in sorted(histories.items()):
+        if history.count >= p.policy.step_attempts_limit and not history.running:
+            said = f"{name} failed {history.count} times, last: {history.last_error}"
+            return Verdict("replace", said, confirmed=confirmed)
+    return None
+
+
+# --- what is done about it ------------------------------------------------------------------------------------
+
+
+def _restart(p: Planning, m: MachineEntry, verdict: Verdict) -> None:
+    times = (*restarts(p, m), p.now)
+    entry = msgspec.structs.replace(m, boot=m.boot + 1, restarts=times, reason=verdict.sentence)
+    p.put(entry, f"{m.name} is started again (boot {entry.boot}): {verdict.sentence}")
+
+
+def _replace(p: Planning, unit: Key, m: MachineEntry, verdict: Verdict) -> bool:
+    """Give the machine up; True where that was begun. Its disk is kept where it may hold data."""
+    if m.role == "control-plane":
+        refused = last_copy(Scope(p, unit), m)
+        if refused is not None:
+            _keep_trying(p, m, verdict, *refused)
+            return False
+    leave(p, m, f"it is replaced: {verdict.sentence}", retain_disk=m.joined and verdict.disk, drain=False)
+    p.lost.setdefault(m.owner, []).append(m.uid)
+    return True
+
+
+def last_copy(s: Scope, m: MachineEntry) -> tuple[Waiting, str] | None:
+    """Why this control-plane machine must not be given up (rules 2 and 9); None where it may."""
+    if not s.initialised or (not m.joined and not s.is_member(m) and s.view.api):
+        return None
+    members = len(s.view.etcd_members)
+    if members < 2 or not s.view.api:
+        return Waiting.LAST_COPY, "its disk may hold the only copy of the cluster's data, so it is not replaced"
+    if s.alive_without(m) < quorum(members):
+        return Waiting.LAST_COPY, "without it etcd has no quorum, so it is only started on its own disk"
+    return control_plane.obstacle(s, m)
+
+
+def _keep_trying(p: Planning, m: MachineEntry, verdict: Verdict, reason: Waiting, why: str) -> None:
+    """Where it can't be replaced but its disk is there, it is started again, not more often than the limit allows."""
+    recent = restarts(p, m)
+    ended = verdict.confirmed and verdict.disk and m.joined
+    if ended and len(recent) >= p.policy.boot_limit:
+        again = recent[-p.policy.boot_limit] + p.policy.boot_window
+        p.at(again)
+        why = f"{why}; it is tried again in {max(0.0, again - p.now) / 60:.0f} min"
+    p.wait(m.key, reason, f"{verdict.sentence}; {why}")

@@ -1,0 +1,145 @@
+"""Users' own virtual machines, beside Kubernetes in the same pool of servers, with KubeVirt's run strategies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import msgspec
+
+from bedplate.model.blueprint import ImageRef, MachineEntry
+from bedplate.model.ids import ClusterKey, Key
+from bedplate.model.kinds.base import MachineShape
+from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.report import Waiting
+from bedplate.planner import clusters, machines, placement, recover
+from bedplate.planner.context import Planning
+from bedplate.planner.leaving import leave
+from bedplate.planner.scope import parse_mib
+
+
+def settle(p: Planning, unit: Key) -> None:
+    """Follow the declaration of one VM that exists: let it go, start or stop it, recover it, resize it."""
+    declared = p.spec.virtual_machines.get(unit)
+    wanted = declared is not None and not declared.metadata.deletion_timestamp
+    for m in list(p.index.by_owner.get(unit, {}).values()):
+        if m.desired == "remove":
+            continue
+        if declared is None or not wanted:
+            leave(p, m, "its VirtualMachine is deleted")
+        else:
+            _follow(p, declared, m)
+
+
+def _follow(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
+    m = _resize(p, v, m)
+    desired = _desired(v, m.desired)
+    if desired != m.desired:
+        seen = p.domain(m)
+        again = desired == "run" and seen is not None and seen.value.boot >= m.boot
+        entry = msgspec.structs.replace(m, desired=desired, boot=m.boot + again)
+        p.put(entry, f"{m.name} is to {desired}: its run strategy is {v.spec.run_strategy}")
+        return
+    if m.desired == "run":
+        _recover(p, v, m)
+
+
+def _desired(v: VirtualMachine, now: str) -> Literal["run", "stop"]:
+    match v.spec.run_strategy:
+        case "Halted":
+            return "stop"
+        case "Manual":
+            return "run" if now == "run" else "stop"
+        case _:
+            return "run"
+
+
+def _recover(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
+    verdict = recover.judge(p, m, None)
+    if verdict is None:
+        return
+    if not verdict.disk:
+        leave(p, m, f"it is replaced: {verdict.sentence}")
+        p.lost.setdefault(m.owner, []).append(m.uid)
+        return
+    seen = p.domain(m)
+    state = seen.value.state if seen is not None else "absent"
+    clean = state == "shutoff"
+    if v.spec.run_strategy == "Manual" or (v.spec.run_strategy == "RerunOnFailure" and clean):
+        return
+    recent = recover.restarts(p, m)
+    if verdict.action == "replace" and len(recent) < p.policy.boot_limit:
+        p.wait(m.key, Waiting.BACKOFF, verdict.sentence)  # a step fails: its disk is its user's, so it is not replaced
+        return
+    if len(recent) >= p.policy.boot_limit:
+        again = recent[-p.policy.boot_limit] + p.policy.boot_window
+        p.at(again)
+        p.wait(m.key, Waiting.BACKOFF, f"{verdict.sentence}; it is started again in {(again - p.now) / 60:.0f} min")
+        return
+    entry = msgspec.structs.replace(m, boot=m.boot + 1, restarts=(*recent, p.now), reason=verdict.sentence)
+    p.put(entry, f"{m.name} is started again (boot {entry.boot}): {verdict.sentence}")
+
+
+def _resize(p: Planning, v: VirtualMachine, m: MachineEntry) -> MachineEntry:
+    """Take over edited CPU and memory where they fit; a running guest has them after its next start."""
+    cpu, memory = v.spec.cpu, parse_mib(v.spec.memory)
+    if (cpu, memory) == (m.cpu, m.memory_mib):
+        return m
+    server = p.index.fleet.server(m.server)
+    fits = server.memory_used - m.memory_mib + memory <= server.memory_capacity
+    fits = fits and server.cpu_used - m.cpu + cpu <= server.cpu_capacity
+    grows = cpu > m.cpu or memory > m.memory_mib
+    if grows and not fits:
+        p.wait(m.key, Waiting.NO_ROOM, f"server {m.server} has no room for {cpu} CPUs and {memory} MiB")
+        return m
+    if not grows:
+        p.freed = True
+    entry = msgspec.structs.replace(m, cpu=cpu, memory_mib=memory)
+    return p.put(entry, f"{m.name} gets {cpu} CPUs and {memory} MiB at its next start")
+
+
+def grow(p: Planning, unit: Key) -> None:
+    """Make the machine of a VM that has none."""
+    v = p.spec.virtual_machines.get(unit)
+    if v is None or v.metadata.deletion_timestamp:
+        return
+    if any(m.desired != "remove" for m in p.index.by_owner.get(unit, {}).values()):
+        return
+    network = clusters.network_name(p, unit, v.spec.network)
+    image = p.index.images.refs.get(v.spec.image)
+    if image is None:
+        meant = f"image {v.spec.image} does not exist or has no disk" if v.spec.image else "it names no image"
+        p.wait(unit, Waiting.NO_IMAGE, meant)
+    if not network or image is None:
+        return
+    if v.spec.address and not p.index.network(network).is_free(v.spec.address):
+        p.wait(unit, Waiting.NO_ADDRESS, f"address {v.spec.address} on network {network} is taken")
+        return
+    mold = _mold(unit, v, image, network)
+    r = machines.request(mold, Counter(), Counter())
+    place = placement.choose(p, r)
+    if place is None:
+        placement.wait_for_room(p, unit, r, f"VirtualMachine {v.metadata.name} is not placed")
+        return
+    m = machines.create(p, mold, place, "its VirtualMachine is declared", v.spec.address)
+    if m is not None and _desired(v, "stop") == "stop":
+        p.put(msgspec.structs.replace(m, desired="stop"), f"{m.name} stays off: {v.spec.run_strategy}")
+
+
+def _mold(unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machines.Mold:
+    s = v.spec
+    shape = MachineShape(cpu=s.cpu, memory=s.memory, disk=s.disk, image=s.image, disk_pool=s.disk_pool, match=s.match)
+    return machines.Mold(
+        owner=unit,
+        namespace=v.metadata.namespace,
+        prefix=v.metadata.name,
+        cluster=ClusterKey(""),
+        role="vm",
+        shape=shape,
+        size=machines.size_of(shape, image),
+        image=image,
+        version="",
+        network=network,
+        user_data=f"{v.metadata.namespace}/{s.user_data}" if s.user_data else "",
+        ssh_keys=s.ssh_keys,
+    )
