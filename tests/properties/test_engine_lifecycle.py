@@ -41,7 +41,7 @@ def settings_of(draw: Any) -> dict[str, Any]:
 
 
 def story(workload: list[Object], where: dict[str, Any], **more: Any) -> Story:
-    world = fleet.world(where["servers"], shared=where["shared"], memory_mib=262_144)
+    world = fleet.world(where["servers"], shared=where["shared"], memory_mib=262_144, cpus=64)
     sim = Simulator(world, seed=where["seed"], **more)
     sim.apply(*fleet.infrastructure(world))
     sim.apply(*workload)

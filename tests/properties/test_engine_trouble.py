@@ -1,4 +1,4 @@
-"""Agents, servers, guests and controllers that fail at any moment: every rule is kept, in the end all is as declared."""
+"""Agents, servers, guests and controllers failing at any moment: every rule is kept, in the end all is as declared."""
 
 from __future__ import annotations
 

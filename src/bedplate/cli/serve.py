@@ -16,7 +16,7 @@ import structlog
 from bedplate.api.app import create_app
 from bedplate.api.blobs import Blobs
 from bedplate.api.server import serve_app
-from bedplate.checks.blueprint import check
+from bedplate.checks.blueprint import Checker
 from bedplate.cli import context
 from bedplate.cli.handlers import Handlers
 from bedplate.cli.identity import api_identity
@@ -75,7 +75,7 @@ class Process:
         self._epoch = Epoch(0)
         self._blobs = Blobs(data / "blobs")
         # Nobody waits for a random seed: jitter only has to differ between stores.
-        self._engine = Engine(Policy(), seed=_seed(store.id), checker=check)
+        self._engine = Engine(Policy(), seed=_seed(store.id), checker=Checker())
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,

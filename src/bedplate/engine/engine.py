@@ -18,7 +18,15 @@ from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, 
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry, apply_delta
 from bedplate.model.ids import ClusterKey, Key, OperationId, ServerName, key
-from bedplate.model.inventory import AnyView, DomainView, Observation, RetainedDiskView, ServerView
+from bedplate.model.inventory import (
+    AnyView,
+    ClusterView,
+    DomainView,
+    NodeView,
+    Observation,
+    RetainedDiskView,
+    ServerView,
+)
 from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
@@ -144,12 +152,27 @@ class Engine:
             self._follow_stale |= isinstance(view, DomainView)
             touched = tuple(self.index.touched_by(view))
             self._look.update(touched)
-            self._news([view.key, *touched])
+            self._seen_anew(view, touched)
         if full and source.startswith("agent/"):
             # Absence counts only from now on: all machines of that server are looked at anew.
             machines = self.index.by_server.get(ServerName(source.removeprefix("agent/")), set())
             self._look.update(machines)
             self._news(machines)
+
+    def _seen_anew(self, view: AnyView, touched: Iterable[Key]) -> None:
+        """Plan with the view, and show anew whatever it is about."""
+        self._news([view.key, *touched])
+        for k in touched:
+            self._projection.touch(k)
+        match view:
+            case ServerView():
+                self._projection.touch(view.key)
+                for pool in view.pools:
+                    self._projection.touch(key("diskpool", pool.name))
+            case NodeView() | ClusterView():
+                self._projection.touch(key("cluster", view.cluster))
+            case _:
+                pass
 
     def _bootstrap_failure(self, view: AnyView) -> None:
         """A bootstrap ends in the guest, long after its step did: count its failure when it is first seen."""
@@ -173,11 +196,11 @@ class Engine:
 
     def _turn(self) -> None:
         for view in self.inventory.expired(self._now):
-            self._news([view.key, *self.index.touched_by(view)])
+            self._seen_anew(view, tuple(self.index.touched_by(view)))
         while self._wakeups and self._wakeups[0][0] <= self._now:
             self._look.add(heapq.heappop(self._wakeups)[1])
         if self._now >= self._next_time:
-            self._replan_all()
+            self._plan_at = min(self._plan_at, self._now)
             self._next_time = FOREVER
         if self._plan_at <= self._now and self._committing is None and not self._store_failed:
             self._plan()

@@ -51,7 +51,9 @@ class Projection:
     def declared(self, k: Key, obj: Object | None) -> None:
         """A declared object changed."""
         if obj is None:
-            self._shown.pop(k, None)
+            gone = self._shown.pop(k, None)
+            if isinstance(gone, NodePool):
+                self._dirty.add(key("cluster", gone.metadata.namespace, gone.spec.cluster))
         elif k not in self._shown or isinstance(obj, Server | Network | DiskPool | Cluster | NodePool | VirtualMachine):
             self._shown[k] = obj
         self._dirty.add(k)
@@ -88,6 +90,9 @@ class Projection:
                 dirty.add(entry.owner)
                 if entry.cluster:
                     dirty.add(key("cluster", entry.cluster))
+            pool = engine.spec.spec.node_pools.get(k)
+            if pool is not None:
+                dirty.add(key("cluster", pool.metadata.namespace, pool.spec.cluster))
 
     def _show(self, engine: Engine, k: Key, now: float) -> Iterable[msg.Command]:
         kind = k.split("/", 1)[0]

@@ -38,7 +38,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.NOT_READY: frozenset({Phase.READY, Phase.DOWN, Phase.DRAINING, Phase.DELETING}),
     Phase.DOWN: frozenset({Phase.BOOTING, Phase.FAILING, Phase.DELETING}),
     Phase.STOPPED: frozenset({Phase.BOOTING, Phase.DELETING}),
-    Phase.FAILING: frozenset({Phase.CREATING, Phase.BOOTING, Phase.JOINING, Phase.READY, Phase.DELETING}),
+    Phase.FAILING: frozenset(
+        {Phase.CREATING, Phase.BOOTING, Phase.JOINING, Phase.RUNNING, Phase.READY, Phase.DELETING}
+    ),
     Phase.DRAINING: frozenset({Phase.DELETING}),
     Phase.DELETING: frozenset(),
 }
@@ -66,6 +68,8 @@ def phase_of(
         return Phase.STOPPED if not running else Phase.RUNNING
     if running and node_ready:
         return Phase.READY
+    if running and not m.is_node and _answers(m, domain):
+        return Phase.RUNNING  # whatever went wrong on the way is over
     if failing:
         return Phase.FAILING
     if domain is None or (domain.state == "absent" and not domain.volume):
@@ -78,9 +82,13 @@ def phase_of(
 def _running_phase(m: MachineEntry, domain: DomainView, node_ready: bool | None) -> Phase:
     if node_ready is not None:
         return Phase.NOT_READY
-    if not domain.guest_agent and m.image.bootstrap == "guest-agent":
+    if not _answers(m, domain):
         return Phase.BOOTING
     return Phase.JOINING if m.is_node else Phase.RUNNING
+
+
+def _answers(m: MachineEntry, domain: DomainView | None) -> bool:
+    return domain is not None and (domain.guest_agent or m.image.bootstrap != "guest-agent")
 
 
 def diagram() -> str:

@@ -76,6 +76,10 @@ class Planning:
     def begin_round(self, units: set[Unit]) -> None:
         """Forget what these units waited on: they are looked at again."""
         self.round_changed = set()
+        self.add_to_round(units)
+
+    def add_to_round(self, units: set[Unit]) -> None:
+        """The same for units that come in later, because something became free."""
         for unit in units:
             self._waiting[unit] = {}
             self._due[unit] = FOREVER

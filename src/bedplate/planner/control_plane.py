@@ -59,7 +59,10 @@ def shrink(p: Planning, unit: Key) -> None:
             _leave_safely(p, s, broken[0], old[broken[0].uid])
         return
     # Of a roll-out the old one goes, never the new one that has yet to join in its place.
-    victim = min([m for m in run if m.uid in old] or run, key=lambda m: (s.is_member(m) or m.joined, m.uid not in old, s.ready(m), -m.created, m.uid))
+    victim = min(
+        [m for m in run if m.uid in old] or run,
+        key=lambda m: (s.is_member(m) or m.joined, m.uid not in old, s.ready(m), -m.created, m.uid),
+    )
     why = old.get(victim.uid, f"the control plane has {len(run)} machines, {wanted} are declared")
     _leave_safely(p, s, victim, why)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 from bedplate.model import quantity
 from bedplate.model.blueprint import MachineEntry
@@ -118,7 +118,7 @@ class Order:
             self._last[server.name] = share
         heapq.heappush(self._heap, (share, server.tie, server.name))
 
-    def walk(self) -> Iterator[ServerState]:
+    def walk(self) -> Generator[ServerState, None, None]:
         """Servers, least allocated first. Nothing may be allocated while walking; close it before."""
         aside: list[tuple[float, int, ServerName]] = []
         seen: set[ServerName] = set()
@@ -146,12 +146,8 @@ class Fleet:
     def __init__(self, seed: int, disk_pools: Mapping[Key, DiskPool]) -> None:
         self._seed = seed
         self.servers: dict[ServerName, ServerState] = {}
-        self.disk_pools = {
-            p.metadata.name: p for p in disk_pools.values() if not p.metadata.deletion_timestamp
-        }
-        self.pool_order = tuple(
-            sorted(self.disk_pools, key=lambda n: (self.disk_pools[n].spec.type != "shared", n))
-        )
+        self.disk_pools = {p.metadata.name: p for p in disk_pools.values() if not p.metadata.deletion_timestamp}
+        self.pool_order = tuple(sorted(self.disk_pools, key=lambda n: (self.disk_pools[n].spec.type != "shared", n)))
         self._shared_used: Counter[str] = Counter()
         self._orders: dict[object, Order] = {}
 

@@ -18,7 +18,9 @@ _DRAIN_SLACK = 60.0
 """Seconds past the drain's own limit before the machine goes undrained: the driver ends the drain by itself first."""
 
 
-def leave(p: Planning, m: MachineEntry, sentence: str, *, retain_disk: bool = False, drain: bool = True) -> MachineEntry:
+def leave(
+    p: Planning, m: MachineEntry, sentence: str, *, retain_disk: bool = False, drain: bool = True
+) -> MachineEntry:
     """Begin a machine's end: through a drain where it is a node, else at once."""
     desired = "drain" if drain and m.is_node and m.joined else "remove"
     entry = msgspec.structs.replace(m, desired=desired, retain_disk=m.retain_disk or retain_disk, reason=sentence)

@@ -164,4 +164,3 @@ def wait_for_room(p: Planning, k: Key, r: Request, what: str) -> None:
     where = f"no server of {len(found)} can take it ({shown})" if found else "there is no server"
     first = dict(list(found.items())[:_SERVERS_SHOWN])
     p.wait(k, Waiting.NO_ROOM, f"{what}: {where}", rejections=dict(counts), servers=first)
-

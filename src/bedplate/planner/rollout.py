@@ -22,9 +22,7 @@ def creatable(rollout: Rollout, replicas: int, run: int, old: int) -> int:
     return max(0, min(replicas - (run - old), replicas + surge(rollout) - run))
 
 
-def removable(
-    s: Scope, rollout: Rollout, replicas: int, run: list[MachineEntry], old: Mapping[str, str]
-) -> int:
+def removable(s: Scope, rollout: Rollout, replicas: int, run: list[MachineEntry], old: Mapping[str, str]) -> int:
     """How many outdated machines may go now.
 
     New machines that are not Ready yet are as good as not there; the least available number must remain without them.

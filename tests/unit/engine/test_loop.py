@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
+from bedplate.engine.diff import BASE_ADDON
 from bedplate.model.ids import Epoch, OperationId, Revision
 from bedplate.model.inventory import ClusterView, DomainView
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import CreateVolume, Done, Failed, Refused, Unknown
-import itertools
 
 Loop = Any
 
@@ -298,11 +299,12 @@ def test_a_cluster_of_an_earlier_ones_name_inherits_nothing(loop: Loop) -> None:
     entry = loop.cluster()
     started(loop, entry)
     [run] = loop.running()
-    loop.end(run, Done(views=(ClusterView(cluster=entry.cluster, secrets=True, initialised=True, api=True),)))
+    seen = ClusterView(cluster=entry.cluster, secrets=True, initialised=True, api=True, addons=(BASE_ADDON,))
+    loop.end(run, Done(views=(seen,)))
     loop.want()
     loop.connect("hv2")
     loop.pass_time(1)
-    loop.see(f"cluster/{entry.cluster}", ClusterView(cluster=entry.cluster, initialised=True, api=True), full=True)
+    loop.see(f"cluster/{entry.cluster}", seen, full=True)
     assert loop.engine.inventory.inventory.cluster(entry.cluster) is None
     loop.commands = []
     loop.want(entry)

@@ -29,6 +29,10 @@ def test_no_debug_prints_in_the_library() -> None:
         if relative.parts[0] == "cli":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"print", "breakpoint"}:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in {"print", "breakpoint"}
+            ):
                 offenders.append(f"{relative}:{node.lineno}")
     assert offenders == []

@@ -1,0 +1,247 @@
+"""The rules that are never broken, asked of a planned change before it is committed.
+
+Written apart from planning on purpose, from the rules and not from planning's code: a fault there must not be copied
+here. A finding keeps the change from being committed. Only what changes is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from bedplate.checks.tables import Tables, unique_things
+from bedplate.model import quantity
+from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry
+from bedplate.model.ids import Key, ServerName, key
+from bedplate.model.inventory import ClusterView
+from bedplate.planner.plan import PlanInput, PlanResult
+
+_FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "server", "disk_pool", "image", "version", "nic")
+"""What a machine keeps for life. Its server too: there is no migration yet, and a restart elsewhere breaks rule 1."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A broken rule: of which entry, which rule, and what is wrong, in one sentence."""
+
+    key: Key
+    rule: str
+    sentence: str
+
+
+class Checker:
+    """Checks one line of blueprints; keeps its tables from one check to the next."""
+
+    def __init__(self) -> None:
+        self._tables: Tables | None = None
+        self._told: dict[Key, AnyEntry | None] = {}
+
+    def __call__(self, inp: PlanInput, result: PlanResult) -> tuple[Finding, ...]:
+        """Give what is wrong with the change; empty where nothing is."""
+        tables = self._follow(inp)
+        changes = {k: (tables.entries.get(k), new) for k, new in result.delta.changes.items()}
+        for k, (_, new) in changes.items():
+            tables.change(k, new)
+        self._told = {k: old for k, (old, _) in changes.items()}
+        found = [f for k, (old, new) in sorted(changes.items()) for f in _entry(inp, tables, k, old, new)]
+        return (*found, *_control_planes(inp, tables, changes))
+
+    def _follow(self, inp: PlanInput) -> Tables:
+        """The tables of the parent: those of the last check where it was committed, without it where it was not."""
+        tables = self._tables
+        if tables is not None:
+            committed = inp.parent.parent == tables.number and inp.parent.number != tables.number
+            if not committed:
+                for k, old in self._told.items():
+                    tables.change(k, old)
+            told = self._told if committed else {}
+            same = len(tables.entries) == len(inp.parent.entries) and (committed or inp.parent.number == tables.number)
+            same = same and all(inp.parent.entries.get(k) == tables.entries.get(k) for k in told)
+            tables.number = inp.parent.number
+            if same:
+                return tables
+        self._tables = Tables(inp.parent)
+        return self._tables
+
+
+def check(inp: PlanInput, result: PlanResult) -> tuple[Finding, ...]:
+    """Check one change by itself."""
+    return Checker()(inp, result)
+
+
+# --- entries by themselves ------------------------------------------------------------------------------------
+
+
+def _entry(inp: PlanInput, t: Tables, k: Key, old: AnyEntry | None, new: AnyEntry | None) -> Iterator[Finding]:
+    if new is not None:
+        if new.key != k:
+            yield Finding(key=k, rule="1", sentence=f"the entry under {k} is that of {new.key}")
+        if old is not None and new.generation <= old.generation:
+            yield Finding(key=k, rule="5", sentence="its generation does not grow, so an agent would refuse it")
+        for thing in unique_things(new):
+            if t.taken[thing] > 1:
+                what = f"{thing[0]} {thing[-1]}"
+                yield Finding(key=k, rule="1", sentence=f"{what} belongs to more than one of the planned things")
+    if isinstance(new, MachineEntry):
+        yield from _machine(inp, t, old if isinstance(old, MachineEntry) else None, new)
+    elif isinstance(new, ClusterEntry) and isinstance(old, ClusterEntry):
+        yield from _cluster(old, new)
+    elif new is None and isinstance(old, MachineEntry):
+        yield from _gone(inp, old)
+
+
+def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEntry) -> Iterator[Finding]:
+    def finding(rule: str, sentence: str) -> Finding:
+        return Finding(key=new.key, rule=rule, sentence=f"{new.name}: {sentence}")
+
+    if old is None or new.memory_mib > old.memory_mib or new.cpu > old.cpu:
+        yield from (finding("placement", said) for said in _overfull(inp, t, new.server))
+    if old is None:
+        yield from (finding("placement", said) for said in _misplaced(inp, new))
+        if new.replaces and not _usable(inp, _server_of(inp, new.replaces)):
+            yield finding("1", "it stands in for a machine whose end is not confirmed")
+        return
+    for field in _FIXED:
+        if getattr(old, field) != getattr(new, field):
+            yield finding("1", f"its {field} would change from {getattr(old, field)} to {getattr(new, field)}")
+    if old.desired in {"drain", "remove"} and new.desired in {"run", "stop"}:
+        yield finding("1", "it was given up and would be taken back; its steps may have run already")
+    if old.joined and not new.joined:
+        yield finding("4", "that it joined would be forgotten, and it would be bootstrapped again")
+    if old.retain_disk and not new.retain_disk:
+        yield finding("9", "its disk would no longer be kept")
+    if new.boot < old.boot:
+        yield finding("1", "its boot number would go back")
+    if new.boot > old.boot and not _ended(inp, new):
+        yield finding("1", "it would be started again though it is not confirmed that it ended")
+
+
+def _cluster(old: ClusterEntry, new: ClusterEntry) -> Iterator[Finding]:
+    if old.initialised and not new.initialised:
+        yield Finding(key=new.key, rule="9", sentence="that it was initialised would be forgotten, and its data lost")
+    if old.initialised and old.first_machine != new.first_machine:
+        yield Finding(key=new.key, rule="9", sentence="an initialised cluster would be initialised again elsewhere")
+    if old.desired == "absent" and new.desired == "present":
+        yield Finding(key=new.key, rule="4", sentence="it is being deleted and would be taken back")
+    for field in ("uid", "endpoint", "port", "vrrp_id", "network", "pod_cidr", "service_cidr", "secrets"):
+        if getattr(old, field) != getattr(new, field):
+            yield Finding(key=new.key, rule="4", sentence=f"its {field} would change; a cluster keeps it for life")
+
+
+def _gone(inp: PlanInput, old: MachineEntry) -> Iterator[Finding]:
+    """A machine's entry may only be dropped when nothing of it is left where it was."""
+
+    def finding(rule: str, sentence: str) -> Finding:
+        return Finding(key=old.key, rule=rule, sentence=f"{old.name}: {sentence}")
+
+    if not _usable(inp, old.server):
+        yield finding("1", f"its end on {old.server} is not confirmed: the server's agent is not connected")
+    for seen in inp.inventory.domains(old.uid):
+        if seen.value.state != "absent":
+            yield finding("1", f"its domain is {seen.value.state} on {seen.value.server}")
+        elif seen.value.volume:
+            yield finding("9", f"its disk is still on {seen.value.server}")
+    if any(a.running for a in inp.attempts.get(old.key, {}).values()):
+        yield finding("4", "a step on it is still running")
+
+
+# --- servers --------------------------------------------------------------------------------------------------
+
+
+def _usable(inp: PlanInput, name: ServerName | None) -> bool:
+    """The server's agent is connected, has told all it knows, and lately."""
+    if name is None:
+        return False
+    seen = inp.inventory.server(name)
+    return seen is not None and seen.value.connected and seen.fresh(inp.now) and f"agent/{name}" in inp.inventory.synced
+
+
+def _server_of(inp: PlanInput, uid: str) -> ServerName | None:
+    entry = inp.parent.entries.get(key("machine", uid))
+    return entry.server if isinstance(entry, MachineEntry) else None
+
+
+def _ended(inp: PlanInput, m: MachineEntry) -> bool:
+    if not _usable(inp, m.server):
+        return False
+    seen = inp.inventory.domain(m.server, m.uid)
+    return seen is None or seen.value.state not in {"running", "paused"}
+
+
+def _overfull(inp: PlanInput, t: Tables, name: ServerName) -> Iterator[str]:
+    declared = inp.spec.servers.get(key("server", name))
+    seen = inp.inventory.server(name)
+    if declared is None or seen is None:
+        yield f"server {name} is not declared or was never seen"
+        return
+    reserved = declared.spec.reservation
+    memory = seen.value.memory_mib - int(quantity.parse(reserved.memory) // quantity.MIB)
+    cpus = (seen.value.cpus - reserved.cpu) * declared.spec.cpu_overcommit
+    if t.memory_mib[name] > memory:
+        yield f"server {name} would have {t.memory_mib[name]} MiB of {memory} MiB allocated"
+    if t.cpus[name] > cpus:
+        yield f"server {name} would have {t.cpus[name]} CPUs of {cpus:g} allocated"
+
+
+def _misplaced(inp: PlanInput, m: MachineEntry) -> Iterator[str]:
+    declared = inp.spec.servers.get(key("server", m.server))
+    seen = inp.inventory.server(m.server)
+    if declared is None or seen is None:
+        return
+    if declared.spec.role != "hypervisor" or declared.spec.unschedulable or declared.metadata.deletion_timestamp:
+        yield f"server {m.server} does not take machines"
+    if not seen.value.connected or not seen.fresh(inp.now):
+        yield f"server {m.server} is not connected"
+    if m.nic.bridge not in seen.value.bridges:
+        yield f"server {m.server} has no bridge {m.nic.bridge}"
+    if seen.value.pool(m.disk_pool) is None:
+        yield f"server {m.server} has no disk pool {m.disk_pool}"
+
+
+# --- control planes -------------------------------------------------------------------------------------------
+
+
+def _control_planes(
+    inp: PlanInput, t: Tables, changes: dict[Key, tuple[AnyEntry | None, AnyEntry | None]]
+) -> Iterator[Finding]:
+    """Rules 2 and 9: one at a time, with a quorum before and after, and never the last copy."""
+    leaving: dict[Key, list[MachineEntry]] = {}
+    for old, new in changes.values():
+        if not isinstance(old, MachineEntry) or old.role != "control-plane" or old.desired != "run":
+            continue
+        if not isinstance(new, MachineEntry) or new.desired != "run":
+            leaving.setdefault(key("cluster", old.cluster), []).append(old)
+    for k, machines in sorted(leaving.items()):
+        cluster = t.entries.get(k)
+        before = inp.parent.entries.get(k)
+        if not isinstance(cluster, ClusterEntry) or cluster.desired == "absent":
+            continue  # deleted by its user: the whole of it goes
+        if isinstance(before, ClusterEntry):
+            yield from _quorum(inp, t, before, machines)
+
+
+def _quorum(inp: PlanInput, t: Tables, cluster: ClusterEntry, leaving: list[MachineEntry]) -> Iterator[Finding]:
+    seen = inp.inventory.cluster(cluster.cluster)
+    view = seen.value if seen is not None else ClusterView(cluster=cluster.cluster)
+    if not (cluster.initialised or view.initialised):
+        return
+    counting = [m for m in leaving if m.joined or m.name in view.etcd_members]
+    if not counting:
+        return
+    names = ", ".join(m.name for m in counting)
+    if len(counting) > 1:
+        yield Finding(key=cluster.key, rule="2", sentence=f"{names} would leave the control plane at once")
+    if len(view.etcd_members) < 2:
+        yield Finding(key=cluster.key, rule="9", sentence=f"{names} may hold the only copy of the cluster's data")
+        return
+    stay = [m for m in t.planes[cluster.cluster].values() if m.desired == "run" and m.name in view.etcd_members]
+    alive = sum(1 for m in stay if _ready(inp, m))
+    after = len(set(view.etcd_members) - {m.name for m in counting})
+    if alive < after // 2 + 1:
+        said = f"without {names} {alive} of {after} etcd members would be alive, which is no quorum"
+        yield Finding(key=cluster.key, rule="2", sentence=said)
+
+
+def _ready(inp: PlanInput, m: MachineEntry) -> bool:
+    node = inp.inventory.node(m.cluster, m.name)
+    return node is not None and node.value.present and node.value.ready
