@@ -83,7 +83,7 @@ def run(
                 )
             )
     except (StartFailed, EnrolmentFailed, SigningFailed) as error:
-        print(f"bedplate agent: {error}", file=sys.stderr)
+        sys.stderr.write(f"bedplate agent: {error}\n")
         return 1
     return 0
 

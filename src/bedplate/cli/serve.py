@@ -15,6 +15,7 @@ import structlog
 
 from bedplate.api.app import create_app
 from bedplate.api.blobs import Blobs
+from bedplate.api.hooks import Hooks
 from bedplate.api.server import serve_app
 from bedplate.checks.blueprint import Checker
 from bedplate.cli import context
@@ -43,7 +44,13 @@ HOLDER = "controller"
 
 
 def serve(
-    data: Path, *, listen: tuple[str, int], agents: tuple[str, int], context_file: Path | None, slow: bool = False
+    data: Path,
+    *,
+    listen: tuple[str, int],
+    agents: tuple[str, int],
+    context_file: Path | None,
+    slow: bool = False,
+    proxy_url: str = "",
 ) -> int:
     """Run until SIGTERM or SIGINT; gives the exit code.
 
@@ -53,6 +60,7 @@ def serve(
         agents: Host and port where agents connect.
         context_file: Where the administrator's context is written; None: `context` in `data`.
         slow: Guests are emulated: clusters get longer leases and time-outs.
+        proxy_url: Proxy that kubeconfigs name; empty: none.
     """
     _log_to_stderr()
     try:
@@ -61,7 +69,7 @@ def serve(
         print(f"bedplate: {error}", file=sys.stderr)
         return 1
     try:
-        return asyncio.run(Process(store, data, listen, agents, slow).run(context_file or data / "context"))
+        return asyncio.run(Process(store, data, listen, agents, slow, proxy_url).run(context_file or data / "context"))
     finally:
         store.close()
 
@@ -69,8 +77,17 @@ def serve(
 class Process:
     """One controller process."""
 
-    def __init__(self, store: Store, data: Path, listen: tuple[str, int], agents: tuple[str, int], slow: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        data: Path,
+        listen: tuple[str, int],
+        agents: tuple[str, int],
+        slow: bool,
+        proxy_url: str,
+    ) -> None:
         self._store = store
+        self._proxy_url = proxy_url
         self._listen = listen
         self._epoch = Epoch(0)
         self._blobs = Blobs(data / "blobs")
@@ -86,10 +103,10 @@ class Process:
             pools_for=self._pools_for,
             user_data=self._user_data,
         )
-        self._bootstrap = KubeadmDriver(guests=self._agents, secrets=store, slow=slow)
         self._kubernetes = KubernetesDriver(
             dialer=self._agents, secrets=store, sink=self._sink, addon_text=self._addon_text, machines=self._machines
         )
+        self._bootstrap = KubeadmDriver(guests=self._agents, secrets=store, tokens=self._kubernetes, slow=slow)
         self._controller = Controller(
             self._engine, StorePersistence(store, HOLDER), self._agents, self._bootstrap, self._kubernetes
         )
@@ -103,8 +120,16 @@ class Process:
         identity = await asyncio.to_thread(
             api_identity, self._store, tuple(dict.fromkeys((self._listen[0], "127.0.0.1", "localhost")))
         )
-        handlers = Handlers(self._store, self._engine, self._controller, self._agents)
-        app = create_app(self._store, token=identity.token, blobs=self._blobs, handlers=handlers)
+        handlers = Handlers(
+            self._store,
+            self._controller,
+            self._agents,
+            self._bootstrap,
+            seed=_seed(self._store.id),
+            proxy_url=self._proxy_url,
+        )
+        hooks = Hooks(planner=handlers, streams=handlers, operator=handlers)
+        app = create_app(self._store, token=identity.token, blobs=self._blobs, hooks=hooks)
         context.save(
             CONTEXT_NAME, f"https://{self._listen[0]}:{self._listen[1]}", identity.ca, identity.token, context_file
         )

@@ -45,7 +45,7 @@ def lab_up(hypervisors: int | None = None, progress: Progress = _quiet) -> LabSt
     lab = Lab()
     status = lab.up(hypervisors=hypervisors, progress=progress)
     controller = LabController(Path(status.folder))
-    controller.ensure(progress, emulated=_emulated())
+    controller.ensure(progress, emulated=_emulated(), proxy_url=status.socks_url)
     lab.relay(controller.agents_port, controller.agents_port)
     client = Client(controller.context())
     _declare(client, status)
@@ -113,11 +113,11 @@ class LabController:
         self._ports_file.write_text(json.dumps(ports))
         return ports
 
-    def ensure(self, progress: Progress = _quiet, *, emulated: bool = True) -> None:
+    def ensure(self, progress: Progress = _quiet, *, emulated: bool = True, proxy_url: str = "") -> None:
         """Start it where it does not run, and wait until it answers."""
         if not self.running():
             progress("controller", "starting")
-            self.start(emulated=emulated)
+            self.start(emulated=emulated, proxy_url=proxy_url)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if not self.running():
@@ -129,12 +129,14 @@ class LabController:
         context.save(CONTEXT, found.server, found.ca, found.token)
         progress("controller", "answers")
 
-    def start(self, *, emulated: bool = True) -> None:
+    def start(self, *, emulated: bool = True, proxy_url: str = "") -> None:
         """Start it, detached from this process."""
         argv = [*_program(), "serve", "--data", str(self.folder / "data"), "--listen", f"127.0.0.1:{self.api_port}"]
         argv += ["--agents", f"127.0.0.1:{self.agents_port}", "--context-file", str(self.context_file)]
         if emulated:
             argv.append("--emulated-guests")
+        if proxy_url:
+            argv += ["--proxy-url", proxy_url]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"

@@ -402,9 +402,10 @@ class Engine:
         self._news([step.target])
 
     def _is_news(self, view: AnyView) -> bool:
-        """False for what an agent told already, before its reply; it may even have told of a later change since."""
-        on_server = isinstance(view, ServerView | DomainView | RetainedDiskView)
-        return not (on_server and f"agent/{view.server}" in self.inventory.synced)
+        """False for what its watcher told already, before the reply; it may even have told of a later change since."""
+        if isinstance(view, ServerView | DomainView | RetainedDiskView):
+            return f"agent/{view.server}" not in self.inventory.synced
+        return f"cluster/{view.cluster}" not in self.inventory.synced
 
     def _remember(self, step: Step, result: StepResult) -> None:
         history = self.attempts.get(step.target, step.name)

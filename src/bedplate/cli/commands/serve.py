@@ -25,6 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="where agents connect (default: 127.0.0.1:7444)")  # fmt: skip
     parser.add_argument("--context-file", type=Path, metavar="FILE",
                         help="write the administrator's context there (default: DIR/context)")  # fmt: skip
+    parser.add_argument("--emulated-guests", action="store_true",
+                        help="guests run without KVM: give clusters longer leases and time-outs")  # fmt: skip
+    parser.add_argument("--proxy-url", default="", metavar="URL",
+                        help="proxy that kubeconfigs name, where clusters are reached through one only")  # fmt: skip
 
 
 def address(text: str) -> tuple[str, int]:
@@ -40,4 +44,11 @@ def run(args: argparse.Namespace) -> int:
     listen, agents = address(args.listen), address(args.agents)
     from bedplate.cli.serve import serve
 
-    return int(serve(args.data, listen=listen, agents=agents, context_file=args.context_file) or 0)
+    return serve(
+        args.data,
+        listen=listen,
+        agents=agents,
+        context_file=args.context_file,
+        slow=args.emulated_guests,
+        proxy_url=args.proxy_url,
+    )

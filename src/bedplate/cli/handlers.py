@@ -1,0 +1,125 @@
+"""What the API asks of the rest of the controller: previews, explanations, streams, kubeconfigs, enrolment.
+
+Reads the engine on its own loop; changes nothing but through the store and the agents' authority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bedplate.api.hooks import NotAvailable
+from bedplate.drivers.agents.authority import EnrolmentRefused
+from bedplate.drivers.agents.server import AgentServer
+from bedplate.drivers.kubeadm.driver import KubeadmDriver
+from bedplate.engine import messages as msg
+from bedplate.engine.explain import why
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import ServerName, cluster_key, key
+from bedplate.model.kinds.base import Object
+from bedplate.model.spec import object_key
+from bedplate.ports import Duplex
+from bedplate.runner.controller import Controller
+from bedplate.sim.preview import capture, preview_present
+from bedplate.store.store import Store
+
+
+class Handlers:
+    """Implements the API's `Planner`, `Streams` and `Operator`."""
+
+    def __init__(
+        self,
+        store: Store,
+        controller: Controller,
+        agents: AgentServer,
+        bootstrap: KubeadmDriver,
+        *,
+        seed: int,
+        proxy_url: str = "",
+    ) -> None:
+        """`proxy_url`: named in kubeconfigs, where clusters are reached through a proxy only."""
+        self._store = store
+        self._controller = controller
+        self._agents = agents
+        self._bootstrap = bootstrap
+        self._seed = seed
+        self._proxy_url = proxy_url
+
+    # --- Planner ----------------------------------------------------------------------------------------------
+
+    async def preview(self, objects: Sequence[Object], gone: Sequence[Object]) -> dict[str, Any]:
+        """Show what would happen if these objects were declared and those deleted."""
+        present = capture(self._controller.engine, now=time.time(), seed=self._seed)
+        return await asyncio.to_thread(preview_present, present, objects, [object_key(o) for o in gone])
+
+    async def why(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """Tell why an object is as it is."""
+        found = why(self._controller.engine, kind, namespace, name)
+        if found is None:
+            raise NotAvailable(f"nothing is planned for {kind.lower()} {name} yet", missing=True)
+        return found
+
+    # --- Streams ----------------------------------------------------------------------------------------------
+
+    async def console(self, kind: str, namespace: str, name: str) -> Duplex:
+        """The serial console of a Machine or VirtualMachine."""
+        m = self._machine(kind, namespace, name)
+        return await self._agents.console(m.server, m.uid)
+
+    async def tcp(self, kind: str, namespace: str, name: str, port: int) -> Duplex:
+        """A connection to a port of a Machine or VirtualMachine, or of a Cluster's address."""
+        if kind == "Cluster":
+            return await self._cluster_tcp(namespace, name, port)
+        m = self._machine(kind, namespace, name)
+        return await self._agents.dial(m.server, m.nic.address, port)
+
+    async def _cluster_tcp(self, namespace: str, name: str, port: int) -> Duplex:
+        blueprint = self._controller.engine.blueprint
+        cluster = blueprint.cluster(cluster_key(namespace, name))
+        if cluster is None:
+            raise NotAvailable(f"cluster {name} is not planned yet", missing=True)
+        planes = [m for m in blueprint.machines() if m.cluster == cluster.cluster and m.role == "control-plane"]
+        for m in planes:
+            if m.server in self._agents.connected():
+                return await self._agents.dial(m.server, cluster.endpoint, port)
+        raise NotAvailable(f"no server of cluster {name}'s control plane is connected")
+
+    def _machine(self, kind: str, namespace: str, name: str) -> MachineEntry:
+        owner = key("virtualmachine", namespace, name)
+        for m in self._controller.engine.blueprint.machines():
+            if kind == "VirtualMachine" and m.owner == owner and m.desired != "remove":
+                return m
+            if kind == "Machine" and (m.namespace, m.name) == (namespace, name):
+                return m
+        raise NotAvailable(f"{kind.lower()} {name} is not placed yet", missing=True)
+
+    # --- Operator ---------------------------------------------------------------------------------------------
+
+    async def kubeconfig(self, namespace: str, name: str) -> str:
+        """The administrator's kubeconfig of a cluster."""
+        cluster = self._controller.engine.blueprint.cluster(cluster_key(namespace, name))
+        text = None if cluster is None else await self._bootstrap.admin_kubeconfig(cluster, self._proxy_url)
+        if text is None:
+            raise NotAvailable(f"cluster {name} has no certificate authorities yet; wait until it is being made")
+        return text
+
+    async def enrol(self, server: str, controller: str = "", *, replace: bool = False) -> dict[str, Any]:
+        """Make what a server's agent needs to become known, once."""
+        try:
+            made = await self._agents.enrolment(ServerName(server), controller=controller, replace=replace)
+        except EnrolmentRefused as error:
+            raise NotAvailable(str(error)) from error
+        found: dict[str, Any] = json.loads(made)
+        return found
+
+    async def accept(self) -> None:
+        """A person accepts what a restored store differs in from the world."""
+        await asyncio.to_thread(self._store.accept_restored)
+        self._controller.tell(msg.Accepted())
+
+    def ready(self) -> str | None:
+        """Say why the controller does not act, or None while it does."""
+        return self._controller.halted
