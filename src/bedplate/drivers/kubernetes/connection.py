@@ -20,7 +20,7 @@ from bedplate import pki
 from bedplate.model.ids import ServerName
 from bedplate.ports import Dialer, Duplex
 
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 20.0
 """For finding a way and the TLS handshake; emulated guests take seconds for a handshake."""
 REQUEST_SECONDS = 20.0
 DIAL_SECONDS = 5.0

@@ -143,7 +143,7 @@ class Follower:
         while True:
             try:
                 version = await self._api.watch(nodes.NODES, version, self._on_node)
-            except (ExpiredError, UnreachableError) as error:
+            except (ExpiredError, UnreachableError, RefusedError) as error:
                 log.debug("listing nodes again", cluster=self._cluster, why=str(error) or "too old")
                 version = await self._list()
                 self._tell_all()
