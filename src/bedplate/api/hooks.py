@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +17,15 @@ class NotAvailable(Exception):
     def __init__(self, message: str, *, missing: bool = False) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+class Gauge(msgspec.Struct, frozen=True, kw_only=True):
+    """A value read at the time of a scrape, for each combination of its labels' values."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    samples: Mapping[tuple[str, ...], float]
 
 
 class Planner(Protocol):
@@ -50,8 +59,11 @@ class Operator(Protocol):
         """The administrator's kubeconfig of a cluster, as YAML or JSON."""
         ...
 
-    async def enrol(self, server: str) -> dict[str, Any]:
-        """Make what a server's agent needs to become known, once. Holds secrets: never kept, never logged."""
+    async def enrol(self, server: str, controller: str = "", *, replace: bool = False) -> dict[str, Any]:
+        """Make what a server's agent needs to become known, once. Holds secrets: never kept, never logged.
+
+        `controller` is the address that the agent is to dial; `replace`: the server was installed anew.
+        """
         ...
 
     async def accept(self) -> None:
@@ -60,6 +72,10 @@ class Operator(Protocol):
 
     def ready(self) -> str | None:
         """Say why the controller does not act, or None while it does."""
+        ...
+
+    def gauges(self) -> Sequence[Gauge]:
+        """What the controller tells of itself to `/metrics`."""
         ...
 
 

@@ -149,7 +149,9 @@ class Objects:
             obj, told = self.read(info, namespace, raw, options)
             warnings.extend(told)
             if obj.metadata.name != name:
-                fault = Fault("metadata.name", f'is "{obj.metadata.name}", the request is about "{name}"; a name can\'t change')
+                fault = Fault(
+                    "metadata.name", f'is "{obj.metadata.name}", the request is about "{name}"; a name can\'t change'
+                )
                 raise errors.invalid(info, name, [fault])
             stated = isinstance(raw.get("data"), dict) or isinstance(raw.get("stringData"), dict)
             return self._keep_edit(tx, info, old, obj, secret_stated=stated)
@@ -160,18 +162,28 @@ class Objects:
         obj = _carry_over(old, obj)
         if getattr(obj, "spec", None) != getattr(old, "spec", None):
             if old.metadata.deletion_timestamp:
-                raise errors.forbidden(info, old.metadata.name, "it is being deleted; its spec can't be changed any more")
+                raise errors.forbidden(
+                    info, old.metadata.name, "it is being deleted; its spec can't be changed any more"
+                )
             _refuse(info, old.metadata.name, _faults(obj, old, View(tx)))
         else:
             _refuse(info, old.metadata.name, single.check(obj))
         return keep(tx, obj, old, create=False, secret_stated=secret_stated)
 
-    def set_status(self, info: KindInfo, namespace: str, name: str, raw: dict[str, Any], options: Options) -> Written:
-        """Replace the status only."""
+    def set_status(
+        self,
+        info: KindInfo,
+        namespace: str,
+        name: str,
+        edit: Callable[[dict[str, Any]], dict[str, Any]],
+        options: Options,
+    ) -> Written:
+        """Change the status only; `edit` makes the new JSON from the present one."""
         _writable(info, "changed")
 
         def work(tx: Transaction) -> Object:
             old = tx.get(info.kind, namespace, name)
+            raw = edit(codec.ordered(old))
             try:
                 new = msgspec.convert({**to_wire(old), "status": raw.get("status") or {}}, info.type)
             except msgspec.ValidationError as error:
@@ -242,7 +254,7 @@ class Objects:
         except errors.ApiError as error:
             listed = error.details.get("causes")
             if listed:
-                faults.extend(Fault(f"items[{i}].{c['field']}", c["message"], c["reason"]) for c in listed)
+                faults.extend(_fault_of(i, c) for c in listed)
             else:
                 faults.append(Fault(f"items[{i}].kind", error.message))
             return None
@@ -263,8 +275,10 @@ class Objects:
             try:
                 obj = declared if old is None else self._merged(info, old, declared, raw, options)
             except errors.ApiError as error:
-                listed = error.details.get("causes") or [{"field": "", "message": error.message, "reason": "FieldValueInvalid"}]
-                faults.extend(Fault(f"items[{i}].{c['field']}", c["message"], c["reason"]) for c in listed)
+                listed = error.details.get("causes") or [
+                    {"field": "", "message": error.message, "reason": "FieldValueInvalid"}
+                ]
+                faults.extend(_fault_of(i, c) for c in listed)
                 continue
             if old is not None and old.metadata.deletion_timestamp and _spec(old) != _spec(obj):
                 faults.append(Fault(f"items[{i}].metadata.name", "the object is being deleted; wait for its end, then "
@@ -278,9 +292,7 @@ class Objects:
             raise errors.invalid_batch(faults)
         return prepared
 
-    def _merged(
-        self, info: KindInfo, old: Object, declared: Object, raw: dict[str, Any], options: Options
-    ) -> Object:
+    def _merged(self, info: KindInfo, old: Object, declared: Object, raw: dict[str, Any], options: Options) -> Object:
         live = codec.ordered(old)
         text = old.metadata.annotations.get(LAST_APPLIED, "")
         try:
@@ -335,11 +347,18 @@ def kind_of(raw: Any) -> KindInfo:
 
 _APPLY_ORDER = sorted(
     KINDS,
-    key=lambda i: ("Namespace", "Secret", "Network", "DiskPool", "Image", "Release", "Server", "Cluster").index(i.kind)
-    if i.kind in {"Namespace", "Secret", "Network", "DiskPool", "Image", "Release", "Server", "Cluster"}
-    else 99,
+    key=lambda i: (
+        ("Namespace", "Secret", "Network", "DiskPool", "Image", "Release", "Server", "Cluster").index(i.kind)
+        if i.kind in {"Namespace", "Secret", "Network", "DiskPool", "Image", "Release", "Server", "Cluster"}
+        else 99
+    ),
 )
 """What others refer to comes first."""
+
+
+def _fault_of(item: int, cause: dict[str, Any]) -> Fault:
+    """A cause of one object's refusal as a fault of the list."""
+    return Fault(f"items[{item}].{cause['field']}", cause["message"], cause["reason"])
 
 
 def _spec(obj: Object) -> Any:
@@ -455,5 +474,3 @@ def ensure_default_namespace(store: Store) -> None:
     with store.transaction() as tx:
         if tx.find("Namespace", "", DEFAULT_NAMESPACE) is None:
             tx.create(Namespace(metadata=ObjectMeta(name=DEFAULT_NAMESPACE)))
-
-

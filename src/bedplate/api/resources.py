@@ -16,7 +16,6 @@ from bedplate.api.objects import Objects, Options, Written
 from bedplate.api.patch import PatchError, json_patch, merge
 from bedplate.api.requests import Target, Wanted
 from bedplate.api.watch import Hub, Watch, expired_line, follow
-from bedplate.model.kinds.base import Object
 from bedplate.model.registry import KindInfo
 from bedplate.model.validation import single
 from bedplate.store import codec
@@ -49,7 +48,9 @@ class Resources:
         """Answer a request about the target."""
         method = request.method
         if method not in {"GET", "HEAD"} and target.info.namespaced and target.namespace is None:
-            raise errors.not_allowed(target.info, f"{method} needs a namespace: .../namespaces/NAME/{target.info.plural}")
+            raise errors.not_allowed(
+                target.info, f"{method} needs a namespace: .../namespaces/NAME/{target.info.plural}"
+            )
         if target.subresource == "scale":
             return await self._scale(request, target)
         if target.subresource not in {"", "status"}:
@@ -117,7 +118,10 @@ class Resources:
     async def _not_older(self, asked: int) -> None:
         newest = await to_thread.run_sync(lambda: self.store.revision)
         if asked > newest:
-            details = {"retryAfterSeconds": 1, "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]}
+            details = {
+                "retryAfterSeconds": 1,
+                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            }
             message = f"Too large resource version: {asked}, current: {newest}"
             raise errors.ApiError(504, "Timeout", message, details=details, retry_after=1)
 
@@ -189,7 +193,11 @@ class Resources:
         def edited(present: dict[str, Any]) -> dict[str, Any]:
             result = edit(present)
             stated = cast(dict[str, Any], patch).get("metadata", {}) if isinstance(patch, dict) else {}
-            if isinstance(stated, dict) and "resourceVersion" not in stated and isinstance(result.get("metadata"), dict):
+            if (
+                isinstance(stated, dict)
+                and "resourceVersion" not in stated
+                and isinstance(result.get("metadata"), dict)
+            ):
                 result["metadata"] = {k: v for k, v in result["metadata"].items() if k != "resourceVersion"}
             return result
 
@@ -223,7 +231,9 @@ class Resources:
         if not done.gone:
             return self._written(request, target.info, done, 200)
         details = {**errors.about(target.info, target.name), "uid": done.object.metadata.uid}
-        return json_response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+        return json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+        )
 
     async def _delete_collection(self, request: Request, target: Target) -> Response:
         asked = await _delete_options(request)
@@ -257,7 +267,7 @@ class Resources:
         change = await self._edit(request)
 
         def edit(present: dict[str, Any]) -> dict[str, Any]:
-            scale = change(scale_of(cast(Object, codec.decode(info.kind, msgspec.json.encode(present)))))
+            scale = change(scale_of(codec.decode(info.kind, msgspec.json.encode(present))))
             wanted = (scale.get("spec") or {}).get("replicas", 0)
             if not isinstance(wanted, int) or isinstance(wanted, bool):
                 raise errors.bad_request("spec.replicas must be a whole number")

@@ -36,7 +36,7 @@ def definitions(info: KindInfo) -> list[dict[str, Any]]:
 def table(
     info: KindInfo, items: Iterable[bytes], metadata: dict[str, Any], now: float, include: str, *, header: bool = True
 ) -> dict[str, Any]:
-    """Make a Table of objects in JSON. `include`: `None`, `Metadata` or `Object`, what each row carries beside cells."""
+    """Make a Table of objects in JSON. `include`, what a row carries beside its cells: `None`, `Metadata`, `Object`."""
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bedplate.api.hooks import NotAvailable
+from bedplate.api.hooks import Gauge, NotAvailable
 from bedplate.drivers.agents.authority import EnrolmentRefused
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.engine import messages as msg
 from bedplate.engine.explain import why
+from bedplate.engine.status import machine_phase
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ServerName, cluster_key, key
 from bedplate.model.kinds.base import Object
@@ -123,3 +125,33 @@ class Handlers:
     def ready(self) -> str | None:
         """Say why the controller does not act, or None while it does."""
         return self._controller.halted
+
+    def gauges(self) -> list[Gauge]:
+        """Machines by phase, servers by state, operations in flight, and whether the controller acts."""
+        engine = self._controller.engine
+        phases = Counter((machine_phase(engine, m).value,) for m in engine.blueprint.machines())
+        connected = len(self._agents.connected())
+        return [
+            Gauge(name="bedplate_machines", help="Machines by phase.", labels=("phase",), samples=phases),
+            Gauge(
+                name="bedplate_servers",
+                help="Servers by whether their agent is connected.",
+                labels=("connected",),
+                samples={("true",): connected, ("false",): len(engine.spec.spec.servers) - connected},
+            ),
+            Gauge(
+                name="bedplate_operations_in_flight",
+                help="Steps that were begun and have not ended.",
+                samples={(): len(engine.flight.operations)},
+            ),
+            Gauge(
+                name="bedplate_blueprint_number",
+                help="Number of the blueprint in force.",
+                samples={(): engine.blueprint.number},
+            ),
+            Gauge(
+                name="bedplate_controller_acts",
+                help="1 while the controller acts, 0 while it only observes.",
+                samples={(): 0 if self._controller.halted else 1},
+            ),
+        ]

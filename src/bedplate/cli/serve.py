@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import structlog
 from bedplate.api.app import create_app
 from bedplate.api.blobs import Blobs
 from bedplate.api.hooks import Hooks
-from bedplate.api.server import serve_app
+from bedplate.api.server import listening, serve_app
 from bedplate.checks.blueprint import Checker
 from bedplate.cli import context
 from bedplate.cli.handlers import Handlers
@@ -64,12 +65,20 @@ def serve(
     """
     _log_to_stderr()
     try:
+        listener = listening(*listen)
+    except OSError as error:
+        where = f"{listen[0]}:{listen[1]}"
+        print(f"bedplate: can't listen at {where}: {error.strerror}; name another with --listen", file=sys.stderr)
+        return 1
+    try:
         store = Store.open(data)
     except StoreError as error:
         print(f"bedplate: {error}", file=sys.stderr)
         return 1
     try:
-        return asyncio.run(Process(store, data, listen, agents, slow, proxy_url).run(context_file or data / "context"))
+        return asyncio.run(
+            Process(store, data, listener, agents, slow, proxy_url).run(context_file or data / "context")
+        )
     finally:
         store.close()
 
@@ -81,14 +90,15 @@ class Process:
         self,
         store: Store,
         data: Path,
-        listen: tuple[str, int],
+        listener: socket.socket,
         agents: tuple[str, int],
         slow: bool,
         proxy_url: str,
     ) -> None:
         self._store = store
         self._proxy_url = proxy_url
-        self._listen = listen
+        self._listener = listener
+        self._listen: tuple[str, int] = listener.getsockname()[:2]
         self._epoch = Epoch(0)
         self._blobs = Blobs(data / "blobs")
         # Nobody waits for a random seed: jitter only has to differ between stores.
@@ -114,7 +124,11 @@ class Process:
     async def run(self, context_file: Path) -> int:
         """Lead, listen, serve, until told to stop."""
         loop = asyncio.get_running_loop()
-        unsubscribe = self._store.subscribe(lambda changes: loop.call_soon_threadsafe(self._changed, tuple(changes)))
+
+        def committed(changes: Sequence[Change]) -> None:
+            loop.call_soon_threadsafe(self._changed, tuple(changes))
+
+        unsubscribe = self._store.subscribe(committed)
         self._epoch = await self._controller.lead()
         await self._agents.start()
         identity = await asyncio.to_thread(
@@ -137,7 +151,7 @@ class Process:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
         running = asyncio.create_task(self._controller.run())
-        serving = asyncio.create_task(serve_app(app, self._listen, identity.certificate))
+        serving = asyncio.create_task(serve_app(app, self._listener, identity.certificate))
         stopper = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait({running, serving, stopper}, return_when=asyncio.FIRST_COMPLETED)

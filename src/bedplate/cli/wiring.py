@@ -224,10 +224,10 @@ def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def register_images(client: Client, progress: Progress = _quiet) -> int:
     """Make all images and releases of the user's cache known to the controller; gives how many there are."""
-    from bedplate.cli import catalogue
+    from bedplate.cli import artifacts
     from bedplate.cli.registering import register
 
-    built = catalogue.cached()
+    built = artifacts.cached()
     for one in built:
         register(client, one, lambda words: progress("images", words))
     progress("images", f"{len(built)} known" if built else "none in the cache yet: bedplate image build")

@@ -31,7 +31,7 @@ from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
-from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import Done, Failed, MakeSecrets, PullImage, Refused, Step, StepResult, Ticket, Unknown
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 from bedplate.ports import ClusterAccess
 
@@ -347,6 +347,10 @@ class Engine:
             heapq.heappush(self._wakeups, (ready_at, k))
             why = f"{step.name} failed {history.count} times, last: {history.last_error}"
             return Next(waiting=Waiting.BACKOFF, reason=why)
+        visible_at = history.succeeded + self.policy.settle if history.succeeded else 0.0
+        if visible_at > self._now:
+            heapq.heappush(self._wakeups, (visible_at, k))
+            return Next(waiting=Waiting.STEP, reason=f"{step.name} ended well; its effect is not seen yet")
         if self.flight.on(step.target) is not None:
             return Next(waiting=Waiting.STEP, reason=f"{step.name} is running")
         for bound in bounds(step):
@@ -386,7 +390,9 @@ class Engine:
         self._remember(step, result)
         match result:
             case Done():
-                seen = (Observation(value=v, time=self._now, source="step") for v in result.views if self._is_news(v))
+                seen = (
+                    Observation(value=v, time=self._now, source="step") for v in result.views if self._is_news(step, v)
+                )
                 self._observed("step", seen, full=False)
             case Failed():
                 self._tell(step.target, "Warning", result.reason, f"{step.name}: {result.message}")
@@ -401,11 +407,12 @@ class Engine:
         self._projection.touch(step.target)
         self._news([step.target])
 
-    def _is_news(self, view: AnyView) -> bool:
+    def _is_news(self, step: Step, view: AnyView) -> bool:
         """False for what its watcher told already, before the reply; it may even have told of a later change since."""
         if isinstance(view, ServerView | DomainView | RetainedDiskView):
             return f"agent/{view.server}" not in self.inventory.synced
-        return f"cluster/{view.cluster}" not in self.inventory.synced
+        # This step knows of the secrets alone; all others have looked at the whole cluster.
+        return not isinstance(step, MakeSecrets) or f"cluster/{view.cluster}" not in self.inventory.synced
 
     def _remember(self, step: Step, result: StepResult) -> None:
         history = self.attempts.get(step.target, step.name)

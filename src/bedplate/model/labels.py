@@ -115,6 +115,11 @@ def _checked(requirement: Requirement) -> Requirement:
     return requirement
 
 
+def matches(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """True where all wanted labels are there with these values; nothing wanted fits all."""
+    return all(labels.get(k) == v for k, v in wanted.items())
+
+
 def selects(requirements: tuple[Requirement, ...], labels: Mapping[str, str]) -> bool:
     """True where the labels meet all demands."""
     return all(r.matches(labels) for r in requirements)

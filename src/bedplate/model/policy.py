@@ -8,6 +8,8 @@ import msgspec
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds."""
 
+    settle: float = 1.0
+    """Before a step that ended well is begun again because its effect is not seen: watchers need a moment."""
     boot_timeout: float = 300.0
     """Start to guest agent. 16-33 s were seen under software emulation on an idle machine, a loaded one takes several
     times that; metal takes over 15 min but has its own limit."""

@@ -13,6 +13,7 @@ from contextlib import closing
 import msgspec
 
 from bedplate.model.ids import Key, ServerName
+from bedplate.model.labels import matches
 from bedplate.model.report import Rejection, Waiting
 from bedplate.planner.addresses import NetworkState
 from bedplate.planner.context import Planning
@@ -99,12 +100,12 @@ def _never(fleet: Fleet, network: NetworkState, s: ServerState, r: Request) -> R
         return Rejection.NOT_CONNECTED
     if s.unschedulable:
         return Rejection.UNSCHEDULABLE
-    if any(s.labels.get(k) != v for k, v in r.match.items()):
+    if not matches(r.match, s.labels):
         return Rejection.NO_MATCH
     spec = network.spec
     if spec is None or spec.bridge not in s.bridges:
         return Rejection.NO_NETWORK
-    if any(s.labels.get(k) != v for k, v in spec.server_selector.items()):
+    if not matches(spec.server_selector, s.labels):
         return Rejection.NO_NETWORK
     if not any(_reaches(fleet, s, pool) for pool in ([r.disk_pool] if r.disk_pool else fleet.pool_order)):
         return Rejection.NO_POOL
@@ -115,7 +116,7 @@ def _reaches(fleet: Fleet, s: ServerState, pool: str) -> bool:
     declared = fleet.disk_pools.get(pool)
     if declared is None or pool not in s.pools:
         return False
-    return all(s.labels.get(k) == v for k, v in declared.spec.server_selector.items())
+    return matches(declared.spec.server_selector, s.labels)
 
 
 def refusal(fleet: Fleet, network: NetworkState, s: ServerState, r: Request, now: float) -> Rejection | None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class Cache:
         return self.root / kind / key
 
     @contextmanager
-    def _locked(self, kind: str, key: str, progress: Progress, name: str) -> Iterator[None]:
+    def _locked(self, kind: str, key: str, progress: Progress, name: str) -> Generator[None]:
         locks = self.root / "locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)

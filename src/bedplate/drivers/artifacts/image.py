@@ -66,9 +66,7 @@ class ImageBuild(msgspec.Struct, frozen=True):
     size: int
 
 
-def build_node_image(
-    release: ReleaseBuild, cache: Cache | None = None, progress: Progress = quiet
-) -> ImageBuild:
+def build_node_image(release: ReleaseBuild, cache: Cache | None = None, progress: Progress = quiet) -> ImageBuild:
     """Build the node image of a release, or take it from the cache. Needs root. Raises `ArtifactError`."""
     cache = cache or Cache()
     check_supported(release.version)

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -117,7 +117,7 @@ def load_images(root: Path, release: ReleaseBuild, scratch: Path, log: Path) -> 
 
 
 def boot_files(root: Path, out: Path, command_line: str, log: Path) -> str:
-    """Make `vmlinuz`, `initrd` (virtual machines) and `uki.efi` (all drivers) in `out`; returns the kernel's release."""
+    """Make `vmlinuz`, `initrd` (virtual machines) and `uki.efi` (all drivers) in `out`; gives the kernel's release."""
     kernels = sorted((root / "usr" / "lib" / "modules").iterdir())
     if len(kernels) != 1:
         raise ArtifactError(f"the Debian tree holds {len(kernels)} kernels instead of one; delete it and build again")
@@ -194,7 +194,7 @@ def _copy_module(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _chroot_mounts(root: Path) -> Iterator[None]:
+def _chroot_mounts(root: Path) -> Generator[None]:
     """/proc, /sys, /dev and a /run of its own inside the tree, gone again afterwards whatever happened."""
     mounts: list[Path] = []
     try:
@@ -213,7 +213,7 @@ def _chroot_mounts(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _containerd(root: Path, scratch: Path, log: Path) -> Iterator[None]:
+def _containerd(root: Path, scratch: Path, log: Path) -> Generator[None]:
     """The image's own containerd, running in a chroot until the block ends."""
     with (scratch / "containerd.log").open("wb") as output:
         process = subprocess.Popen(

@@ -1,0 +1,118 @@
+"""What is asked beyond the verbs: apply as one, plan, accept, why, kubeconfig, enrol. Thin: the hooks do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from bedplate.api import errors, requests
+from bedplate.api.hooks import Hooks, NotAvailable
+from bedplate.api.objects import Objects, Options
+from bedplate.api.requests import Target
+from bedplate.api.resources import json_response
+from bedplate.store import codec
+
+
+class Actions:
+    """Handlers of the endpoints that are Bedplate's own."""
+
+    def __init__(self, objects: Objects, hooks: Hooks) -> None:
+        self._objects = objects
+        self._hooks = hooks
+        self._by_subresource: dict[str, Callable[[Request, Target], Awaitable[Response]]] = {
+            "why": self._why,
+            "kubeconfig": self._kubeconfig,
+            "enrol": self._enrol,
+        }
+
+    def of(self, target: Target) -> Callable[[Request, Target], Awaitable[Response]] | None:
+        """The handler of a subresource, or None where it is none of these."""
+        return self._by_subresource.get(target.subresource) if target.name else None
+
+    # --- on the group ---
+
+    async def apply(self, request: Request) -> Response:
+        """Declare objects together: all of them are kept, or none."""
+        body = await _mapping(request)
+        options = Options(dry_run=bool(body.get("dryRun")))
+        done = await to_thread.run_sync(self._objects.apply, _items(body), options)
+        items = [{"action": w.action, "object": codec.ordered(w.object)} for w in done]
+        warnings = [warning for w in done for warning in w.warnings]
+        return json_response({"items": items}, 200, warnings)
+
+    async def plan(self, request: Request) -> Response:
+        """What would happen if these objects were declared; with none, what will happen as things are."""
+        if self._hooks.planner is None:
+            raise _not_served("plans")
+        items = _items(await _mapping(request))
+        checked = await to_thread.run_sync(self._objects.apply, items, Options(dry_run=True)) if items else []
+        objects = [w.object for w in checked if w.action != "unchanged"]
+        return json_response(await self._hooks.planner.preview(objects, ()))
+
+    async def accept(self, _request: Request) -> Response:
+        """A person accepts what a restored store differs in from the world."""
+        if self._hooks.operator is None:
+            raise _not_served("acceptance")
+        await self._hooks.operator.accept()
+        return json_response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+
+    # --- on one object ---
+
+    async def _why(self, request: Request, target: Target) -> Response:
+        _only(request, target, "GET")
+        if self._hooks.planner is None:
+            raise _not_served("explanations")
+        kind, room, name = target.info.kind, target.room, target.name
+        await to_thread.run_sync(self._objects.store.get, kind, room, name)
+        return json_response(await self._hooks.planner.why(kind, room, name))
+
+    async def _kubeconfig(self, request: Request, target: Target) -> Response:
+        _only(request, target, "GET")
+        if target.info.kind != "Cluster":
+            raise errors.not_found_path(request.url.path)
+        if self._hooks.operator is None:
+            raise _not_served("kubeconfigs")
+        await to_thread.run_sync(self._objects.store.get, "Cluster", target.room, target.name)
+        text = await self._hooks.operator.kubeconfig(target.room, target.name)
+        return PlainTextResponse(text, headers={"Cache-Control": "no-store"})
+
+    async def _enrol(self, request: Request, target: Target) -> Response:
+        _only(request, target, "POST")
+        if target.info.kind != "Server":
+            raise errors.not_found_path(request.url.path)
+        if self._hooks.operator is None:
+            raise _not_served("enrolment")
+        body = await _mapping(request)
+        await to_thread.run_sync(self._objects.store.get, "Server", "", target.name)
+        controller, replace = str(body.get("controller") or ""), bool(body.get("replace"))
+        made = await self._hooks.operator.enrol(target.name, controller, replace=replace)
+        response = json_response(made)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+async def _mapping(request: Request) -> dict[str, Any]:
+    raw = await requests.json_body(request, empty={})
+    if not isinstance(raw, dict):
+        raise errors.bad_request("the body must be a mapping")
+    return cast(dict[str, Any], raw)
+
+
+def _items(body: dict[str, Any]) -> list[Any]:
+    items = body.get("items", [])
+    if not isinstance(items, list):
+        raise errors.bad_request("items must be a list of objects")
+    return cast(list[Any], items)
+
+
+def _only(request: Request, target: Target, method: str) -> None:
+    if request.method != method:
+        raise errors.not_allowed(target.info, f"{request.method} is not served for {target.subresource}")
+
+
+def _not_served(what: str) -> NotAvailable:
+    return NotAvailable(f"{what} are not served by this process; ask a controller", missing=True)
