@@ -6,8 +6,8 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
-_quick = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+_quick = (Phase.explicit, Phase.reuse, Phase.generate)
 _calm = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("quick", max_examples=25, deadline=None, phases=_quick, suppress_health_check=_calm)
-settings.register_profile("long", max_examples=400, deadline=None, phases=_quick, suppress_health_check=_calm)
+settings.register_profile("long", max_examples=400, deadline=None, phases=(*_quick, Phase.shrink), suppress_health_check=_calm)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -31,7 +31,7 @@ from bedplate.model.journal import OperationRecord, after, begun, failed
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
-from bedplate.model.steps import Done, Failed, MakeSecrets, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 from bedplate.ports import ClusterAccess
 
@@ -390,9 +390,7 @@ class Engine:
         self._remember(step, result)
         match result:
             case Done():
-                seen = (
-                    Observation(value=v, time=self._now, source="step") for v in result.views if self._is_news(step, v)
-                )
+                seen = (Observation(value=v, time=self._now, source="step") for v in result.views if self._is_news(v))
                 self._observed("step", seen, full=False)
             case Failed():
                 self._tell(step.target, "Warning", result.reason, f"{step.name}: {result.message}")
@@ -407,12 +405,14 @@ class Engine:
         self._projection.touch(step.target)
         self._news([step.target])
 
-    def _is_news(self, step: Step, view: AnyView) -> bool:
-        """False for what its watcher told already, before the reply; it may even have told of a later change since."""
+    def _is_news(self, view: AnyView) -> bool:
+        """False for what its agent told already, before the reply; it may even have told of a later change since.
+
+        A cluster's watcher sees only what its API shows: what a step knows of it beside that is merged in.
+        """
         if isinstance(view, ServerView | DomainView | RetainedDiskView):
             return f"agent/{view.server}" not in self.inventory.synced
-        # This step knows of the secrets alone; all others have looked at the whole cluster.
-        return not isinstance(step, MakeSecrets) or f"cluster/{view.cluster}" not in self.inventory.synced
+        return True
 
     def _remember(self, step: Step, result: StepResult) -> None:
         history = self.attempts.get(step.target, step.name)

@@ -78,7 +78,10 @@ def _lowest_domain(order: Order, r: Request) -> int:
     """The fewest siblings that any failure domain has."""
     if not r.spread:
         return 0
-    return min((r.in_domains[d] for d in order.domains(r.spread)), default=0)
+    domains = order.domains(r.spread)
+    if len(r.in_domains) < len(domains):
+        return 0  # one of them has none; a fleet has far more racks than a pool has machines
+    return min((r.in_domains[d] for d in domains), default=0)
 
 
 def _domain(server: ServerState, r: Request) -> str:

@@ -82,9 +82,11 @@ def retained_view(world: World, server: SimServer, uid: MachineUid) -> RetainedD
 def cluster_view(world: World, cluster: SimCluster) -> ClusterView:
     """As a watch on the cluster's own API shows it: nothing of its inside while the API does not answer."""
     if not world.api(cluster):
-        return ClusterView(cluster=cluster.key, error="the API does not answer" if cluster.initialised else "")
+        error = "the API does not answer" if cluster.initialised else ""
+        return ClusterView(cluster=cluster.key, secrets=cluster.secrets, error=error)
     return ClusterView(
         cluster=cluster.key,
+        secrets=cluster.secrets,
         initialised=True,
         api=True,
         etcd_members=tuple(sorted(cluster.members)),
