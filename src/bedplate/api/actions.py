@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from bedplate.api import errors, requests
+from bedplate.api.declaring import apply
 from bedplate.api.hooks import Hooks, NotAvailable
 from bedplate.api.objects import Objects, Options
 from bedplate.api.requests import Target
@@ -39,7 +40,7 @@ class Actions:
         """Declare objects together: all of them are kept, or none."""
         body = await _mapping(request)
         options = Options(dry_run=bool(body.get("dryRun")))
-        done = await to_thread.run_sync(self._objects.apply, _items(body), options)
+        done = await to_thread.run_sync(apply, self._objects, _items(body), options)
         items = [{"action": w.action, "object": codec.ordered(w.object)} for w in done]
         warnings = [warning for w in done for warning in w.warnings]
         return json_response({"items": items}, 200, warnings)
@@ -49,7 +50,7 @@ class Actions:
         if self._hooks.planner is None:
             raise _not_served("plans")
         items = _items(await _mapping(request))
-        checked = await to_thread.run_sync(self._objects.apply, items, Options(dry_run=True)) if items else []
+        checked = await to_thread.run_sync(apply, self._objects, items, Options(dry_run=True)) if items else []
         objects = [w.object for w in checked if w.action != "unchanged"]
         return json_response(await self._hooks.planner.preview(objects, ()))
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +21,8 @@ from bedplate.api import discovery, errors, metrics, openapi, requests, streams
 from bedplate.api.actions import Actions
 from bedplate.api.blobs import BlobError, Blobs
 from bedplate.api.hooks import Hooks, NotAvailable
-from bedplate.api.objects import Objects, ensure_default_namespace
+from bedplate.api.namespaces import ensure_default_namespace
+from bedplate.api.objects import Objects
 from bedplate.api.requests import Target
 from bedplate.api.resources import Resources, json_response
 from bedplate.api.watch import Hub
@@ -134,12 +135,13 @@ class _Api:
 
         async def guarded(request: Request) -> Response:
             began = time.perf_counter()
-            target: Target | None = None
             try:
                 response = await handler(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
             except Exception as error:
                 response = _refusal(request, error)
-            target = request.scope.get("bedplate.target")
+            target: Target | None = request.scope.get("bedplate.target")
             resource = target.info.plural if target is not None else ""
             self._metrics.requests.labels(request.method, resource, response.status_code).inc()
             self._metrics.seconds.labels(request.method).observe(time.perf_counter() - began)

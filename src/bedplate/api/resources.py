@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
 import msgspec
@@ -12,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bedplate.api import errors, requests, tables
-from bedplate.api.objects import Objects, Options, Written
+from bedplate.api.objects import Objects, Options, Written, mapping
 from bedplate.api.patch import PatchError, json_patch, merge
 from bedplate.api.requests import Target, Wanted
 from bedplate.api.watch import Hub, Watch, expired_line, follow
 from bedplate.model.registry import KindInfo
 from bedplate.model.validation import single
 from bedplate.store import codec
-from bedplate.store.errors import Compacted
+from bedplate.store.errors import Compacted, NotFound
 
 JSON = "application/json"
 
@@ -141,14 +142,14 @@ class Resources:
             namespace=target.namespace,
             revision=revision if revision else None,
             initial=initial or from_now,
-            announce=initial,
+            announce=initial and requests.flag(query, "allowWatchBookmarks"),
             bookmarks=requests.flag(query, "allowWatchBookmarks"),
             timeout=requests.watch_seconds(query),
             match=requests.matcher(query, target.name),
             render=watch_renderer(info, form),
         )
         lines = follow(self.hub, watch)
-        # The first line is awaited only where it decides between 200 and 410.
+        # A revision that is too old is told by the answer's code, as long as that is not sent.
         if revision and not initial:
             await to_thread.run_sync(lambda: self.store.changes_since(revision, "-"))
         headers = {"Cache-Control": "no-cache, private"}
@@ -184,24 +185,17 @@ class Resources:
             raise errors.ApiError(415, "UnsupportedMediaType", message)
         patch = await requests.json_body(request)
 
+        if content != requests.JSON_PATCH and not isinstance(patch, dict):
+            raise errors.bad_request("a merge patch must be a mapping of fields")
+
         def edit(present: dict[str, Any]) -> dict[str, Any]:
+            # Runs inside the transaction: the present resourceVersion fits, and one that the patch names is checked.
             try:
                 return json_patch(present, patch) if content == requests.JSON_PATCH else merge(present, patch)
             except PatchError as error:
                 raise errors.ApiError(422, "Invalid", f"the patch can't be applied: {error}") from None
 
-        def edited(present: dict[str, Any]) -> dict[str, Any]:
-            result = edit(present)
-            stated = cast(dict[str, Any], patch).get("metadata", {}) if isinstance(patch, dict) else {}
-            if (
-                isinstance(stated, dict)
-                and "resourceVersion" not in stated
-                and isinstance(result.get("metadata"), dict)
-            ):
-                result["metadata"] = {k: v for k, v in result["metadata"].items() if k != "resourceVersion"}
-            return result
-
-        return edited
+        return edit
 
     def _written(self, request: Request, info: KindInfo, done: Written, code: int) -> Response:
         data = codec.encode(done.object)
@@ -246,7 +240,8 @@ class Resources:
             for data in page.items:
                 meta = codec.decode(info.kind, data).metadata
                 if not (info.kind == "Namespace" and meta.name == "default"):
-                    self.objects.delete(info, meta.namespace, meta.name, options)
+                    with suppress(NotFound):  # it went with another one, or meanwhile
+                        self.objects.delete(info, meta.namespace, meta.name, options)
             return page.items, self.store.revision
 
         items, revision = await to_thread.run_sync(work)
@@ -267,13 +262,17 @@ class Resources:
         change = await self._edit(request)
 
         def edit(present: dict[str, Any]) -> dict[str, Any]:
-            scale = change(scale_of(codec.decode(info.kind, msgspec.json.encode(present))))
-            wanted = (scale.get("spec") or {}).get("replicas", 0)
+            before = scale_of(codec.decode(info.kind, msgspec.json.encode(present)))
+            scale = mapping(change(before), "the body")
+            stated = mapping(scale.get("metadata") or {}, "metadata")
+            if stated.get("name", name) != name:
+                raise errors.bad_request(f"the Scale is of {stated['name']!r}, the request is about {name!r}")
+            wanted = mapping(scale.get("spec") or {}, "spec").get("replicas", 0)
             if not isinstance(wanted, int) or isinstance(wanted, bool):
                 raise errors.bad_request("spec.replicas must be a whole number")
             if faults := list(single.replicas("spec.replicas", wanted)):
                 raise errors.invalid(info, name, faults)
-            revision = (scale.get("metadata") or {}).get("resourceVersion", "")
+            revision = stated.get("resourceVersion", "")
             metadata = {k: v for k, v in present["metadata"].items() if k != "resourceVersion"}
             if revision:
                 metadata["resourceVersion"] = revision
@@ -306,12 +305,14 @@ async def _delete_options(request: Request) -> dict[str, Any]:
     return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
-async def _guarded(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    try:
-        async for line in lines:
-            yield line
-    except Compacted as error:
-        yield expired_line(error)
+async def _guarded(lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    # Closed by hand: a client that goes must not count as a watch until the garbage is collected.
+    async with aclosing(lines):
+        try:
+            async for line in lines:
+                yield line
+        except Compacted as error:
+            yield expired_line(error)
 
 
 def render(info: KindInfo, data: bytes, form: Wanted) -> Any:

@@ -39,8 +39,9 @@ async def carry(websocket: WebSocket, duplex: Duplex) -> None:
     reason, code = "", NORMAL
 
     async def outwards() -> None:
-        while data := await duplex.read():
-            await websocket.send_bytes(data)
+        with contextlib.suppress(WebSocketDisconnect):
+            while data := await duplex.read():
+                await websocket.send_bytes(data)
 
     async def inwards() -> None:
         with contextlib.suppress(WebSocketDisconnect):
@@ -61,6 +62,7 @@ async def carry(websocket: WebSocket, duplex: Duplex) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await duplex.close()
+        with contextlib.suppress(OSError):
+            await duplex.close()
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await websocket.close(code, reason[:_REASON_LIMIT])
+            await websocket.close(code, reason.encode()[:_REASON_LIMIT].decode(errors="ignore"))

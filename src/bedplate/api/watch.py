@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -110,7 +111,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """An object's JSON as this client wants it."""
 
 
-async def follow(hub: Hub, watch: Watch) -> AsyncIterator[bytes]:
+async def follow(hub: Hub, watch: Watch) -> AsyncGenerator[bytes]:
     """Give the watch's lines until its time is over or the client goes.
 
     Raises:
@@ -137,26 +138,34 @@ async def follow(hub: Hub, watch: Watch) -> AsyncIterator[bytes]:
                 if line is not None:
                     yield line
             seen = max(seen, revision)
-        async for line in _live(hub, watch, watcher, seen):
-            yield line
+        async with aclosing(_live(hub, watch, watcher, seen)) as live:
+            async for line in live:
+                yield line
     finally:
         hub.leave(kind, watcher)
 
 
-async def _live(hub: Hub, watch: Watch, watcher: Watcher, seen: int) -> AsyncIterator[bytes]:
+async def _live(hub: Hub, watch: Watch, watcher: Watcher, seen: int) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
-    end = loop.time() + watch.timeout
     told = seen
-    while (now := loop.time()) < end:
-        try:
-            async with asyncio.timeout(min(end - now, BOOKMARK_SECONDS if watch.bookmarks else end - now)):
-                change = await watcher.queue.get()
-        except TimeoutError:
-            newest = max(hub.revision, seen)
-            # Nothing is queued, so all that was committed up to the newest dispatched revision was given.
-            if watch.bookmarks and newest > told and watcher.queue.empty():
+    end = loop.time() + watch.timeout
+    # Due by the clock, not by silence: changes that this watch does not show would put it off for ever.
+    due = loop.time() + BOOKMARK_SECONDS if watch.bookmarks else end
+    while True:
+        now = loop.time()
+        if now >= due or now >= end:
+            # With nothing queued, all that was committed up to the newest dispatched revision was given.
+            newest = max(hub.revision, seen) if watcher.queue.empty() else seen
+            if watch.bookmarks and newest > told:
                 told = newest
                 yield bookmark(watch, newest)
+            due = now + BOOKMARK_SECONDS
+        if now >= end:
+            return
+        try:
+            async with asyncio.timeout_at(min(due, end)):
+                change = await watcher.queue.get()
+        except TimeoutError:
             continue
         if change is None:
             return
@@ -167,8 +176,6 @@ async def _live(hub: Hub, watch: Watch, watcher: Watcher, seen: int) -> AsyncIte
         if line is not None:
             told = seen
             yield line
-    if watch.bookmarks and hub.revision > told and watcher.queue.empty():
-        yield bookmark(watch, hub.revision)
 
 
 def _event(change: Change, watch: Watch) -> bytes | None:
@@ -181,7 +188,12 @@ def _event(change: Change, watch: Watch) -> bytes | None:
     was = change.old is not None and watch.match(change.old)
     if now:
         return _line("MODIFIED" if was else "ADDED", change.new, watch)
-    return _line("DELETED", change.new, watch) if was else None
+    if not was:
+        return None
+    # As Kubernetes: the state that still matched, under the revision of the change.
+    gone = msgspec.json.decode(change.old or b"{}")
+    gone["metadata"]["resourceVersion"] = str(change.revision)
+    return _line("DELETED", msgspec.json.encode(gone), watch)
 
 
 def _line(type_: str, data: bytes, watch: Watch) -> bytes:
