@@ -1,4 +1,4 @@
-"""The real API over TLS on a loopback port, in a thread of its own, with a real store: for tests of what clients see."""
+"""The real API over TLS on a loopback port, in a thread of its own, with a real store: what clients of it see."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ class ApiServer:
     def create(self, path: str, body: Any, **query: Any) -> dict[str, Any]:
         return good(self.call("POST", path, body, query), 201)
 
-    def patch(
-        self, path: str, body: Any, query: Mapping[str, Any] | None = None, kind: str = MERGE
-    ) -> dict[str, Any]:
+    def patch(self, path: str, body: Any, query: Mapping[str, Any] | None = None, kind: str = MERGE) -> dict[str, Any]:
         return good(self.call("PATCH", path, body, query, content_type=kind))
 
     @contextlib.contextmanager
