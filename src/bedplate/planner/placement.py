@@ -54,13 +54,13 @@ class Place(msgspec.Struct, frozen=True):
 
 def choose(p: Planning, r: Request) -> Place | None:
     """The best place for one machine; None where no server can take it."""
-    fleet, network = p.index.fleet, p.index.network(r.network)
+    fleet = p.index.fleet
     order = eligible(p, r)
     fitting: list[tuple[int, int, int, ServerState]] = []
     lowest = _lowest_domain(order, r)
     with closing(order.walk()) as servers:
         for position, server in enumerate(servers):
-            if refusal(fleet, network, server, r, p.now) is not None:
+            if _not_now(fleet, server, r, p.now) is not None:
                 continue
             crowd, siblings = r.in_domains[_domain(server, r)] if r.spread else 0, r.on_servers[server.name]
             fitting.append((crowd, siblings, position, server))
@@ -124,9 +124,11 @@ def _reaches(fleet: Fleet, s: ServerState, pool: str) -> bool:
 
 def refusal(fleet: Fleet, network: NetworkState, s: ServerState, r: Request, now: float) -> Rejection | None:
     """Why this server can't take the machine now; None where it can."""
-    reason = _never(fleet, network, s, r)
-    if reason is not None:
-        return reason
+    return _never(fleet, network, s, r) or _not_now(fleet, s, r, now)
+
+
+def _not_now(fleet: Fleet, s: ServerState, r: Request, now: float) -> Rejection | None:
+    """Why this server, which could ever take such a machine, can't take this one now."""
     if s.good_until <= now:
         return Rejection.NOT_CONNECTED
     if r.server_limit is not None and r.on_servers[s.name] >= r.server_limit:
