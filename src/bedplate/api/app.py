@@ -63,6 +63,7 @@ def create_app(store: Store, *, token: str, blobs: Blobs, hooks: Hooks) -> Starl
         Route(f"/apis/{GROUP}", _constant(discovery.group())),
         Route("/api/v1", _constant(discovery.resources("", "v1"))),
         Route(ROOT, _constant(discovery.resources(GROUP, VERSION))),
+        Route("/openapi/v2", api.guarded(api.openapi_2)),
         Route("/openapi/v3", api.guarded(api.openapi_index)),
         Route("/openapi/v3/{path:path}", api.guarded(api.openapi)),
         Route("/blobs/{digest}", api.guarded(api.blob), methods=["GET", "HEAD", "PUT"]),
@@ -222,6 +223,12 @@ class _Api:
                 "platform": "linux/amd64",
             }
         )
+
+    async def openapi_2(self, request: Request) -> Response:
+        """The head of the older form."""
+        binary, text = openapi.version_2()
+        wants_binary = "protobuf" in request.headers.get("accept", "")
+        return Response(binary, media_type=openapi.V2_PROTOBUF) if wants_binary else json_response(text)
 
     async def openapi_index(self, _request: Request) -> Response:
         """The list of documents."""

@@ -53,6 +53,24 @@ _LIST_PARAMETERS = [
 ]
 
 
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""Clients ask with an `@` in it, which their own parser of answers refuses; Kubernetes answers with a dot too."""
+
+
+def version_2() -> tuple[bytes, bytes]:
+    """Give the head of an OpenAPI v2 document, as protobuf and as JSON, and nothing behind it.
+
+    kubectl validates a `List` with v2 alone and passes over kinds that it does not find there: the API checks them.
+    """
+    info = _bytes_field(1, b"Bedplate") + _bytes_field(2, VERSION.encode())
+    head = {"swagger": "2.0", "info": {"title": "Bedplate", "version": VERSION}, "paths": {}, "definitions": {}}
+    return _bytes_field(1, b"2.0") + _bytes_field(2, info), msgspec.json.encode(head)
+
+
+def _bytes_field(number: int, value: bytes) -> bytes:
+    return bytes((number << 3 | 2, len(value))) + value
+
+
 def index() -> dict[str, Any]:
     """The answer to `/openapi/v3`."""
     paths = {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.requests import Request
 
-from bedplate.api import errors
+from bedplate.api import errors, protobuf
 from bedplate.api.objects import Options
 from bedplate.api.watch import Match
 from bedplate.model.labels import SelectorError, field_selector, parse_selector, selects
@@ -63,6 +63,8 @@ def target(group: str, rest: str) -> Target:
 async def json_body(request: Request, *, empty: Any = None) -> Any:
     """Read and parse the body. Raises `ApiError`."""
     content = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if content == protobuf.CONTENT_TYPE:
+        return await _protobuf(request)
     if "json" not in content and content:
         raise errors.ApiError(415, "UnsupportedMediaType", f"{content!r} is not understood here; send application/json")
     data = await body(request)
@@ -74,6 +76,14 @@ async def json_body(request: Request, *, empty: Any = None) -> Any:
         raise errors.bad_request(f"the body is not JSON: {error}") from None
     except RecursionError:
         raise errors.bad_request("the body is nested too deeply") from None
+
+
+async def _protobuf(request: Request) -> dict[str, Any]:
+    try:
+        return protobuf.decode(await body(request))
+    except protobuf.ProtobufError as error:
+        message = f"the protobuf body can't be read: {error}; send application/json"
+        raise errors.ApiError(415, "UnsupportedMediaType", message) from None
 
 
 async def body(request: Request) -> bytes:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, bindparam, insert, select, update
 from bedplate.model.blueprint import Delta
 from bedplate.model.ids import Epoch, OperationId, Revision
 from bedplate.model.journal import OperationRecord
-from bedplate.model.kinds.base import Object
+from bedplate.model.kinds.base import Object, Status
 from bedplate.model.kinds.core import Event, Secret
 from bedplate.model.meta import ObjectMeta
 from bedplate.model.registry import BY_KIND
@@ -189,7 +189,8 @@ class Transaction(Records):
     def publish(self, obj: Object) -> Object | None:
         """Show what the controller sees: the status of a declared object, or a derived object whole.
 
-        A derived object of another uid under the same name replaces the old one; a mark of deletion is kept.
+        A derived object of another uid under the same name replaces the old one; a mark of deletion is kept. Its status
+        comes with its spec, so that it always speaks of the generation that it is kept under.
         """
         kind, meta = codec.kind_of(obj), obj.metadata
         if not BY_KIND[kind].derived:
@@ -199,7 +200,9 @@ class Transaction(Records):
             self.remove(kind, meta.namespace, meta.name)
             old = None
         if old is None:
-            return self.create(obj)
+            return self.create(_observed(obj, 1))
+        grown = getattr(old, "spec", None) != getattr(obj, "spec", None)
+        obj = _observed(obj, old.metadata.generation + grown)
         kept = msgspec.structs.replace(
             old.metadata,
             labels=meta.labels,
@@ -314,6 +317,15 @@ class Transaction(Records):
         if self._revision is not None and len(self.changes) > 1:
             last = update(t.counters).where(t.counters.c.name == "revision").values(value=self._revision)
             self.connection.execute(last)
+
+
+def _observed(obj: Object, generation: int) -> Object:
+    status = getattr(obj, "status", None)
+    if not isinstance(status, Status):
+        return obj
+    conditions = tuple(msgspec.structs.replace(c, observed_generation=generation) for c in status.conditions)
+    status = msgspec.structs.replace(status, observed_generation=generation, conditions=conditions)
+    return msgspec.structs.replace(obj, status=status)
 
 
 def user_secret(namespace: str, name: str) -> str:
