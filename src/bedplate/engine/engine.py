@@ -64,7 +64,7 @@ class Engine:
         self._planned: set[Key] = set()  # those whose planning is being committed
         self._counter = 0
         self._timer = FOREVER
-        self._follow_stale = True
+        self._follow_stale: set[Key] = set()  # clusters of which the way to their API may have changed
         self._followed: dict[ClusterKey, ClusterAccess] = {}
         self._cache: PlanCache | None = None
         self.findings: tuple[Finding, ...] = ()
@@ -118,6 +118,7 @@ class Engine:
         self._spec = SpecState(event.spec)
         self.blueprint = event.blueprint
         self.index = BlueprintIndex(event.blueprint)
+        self._follow_stale = {c.key for c in event.blueprint.clusters()}
         self.attempts = AttemptState({k: dict(v) for k, v in event.attempts.items()})
         self._observe_only = event.observe_only
         self._projection = Projection(dict(event.published))
@@ -149,8 +150,9 @@ class Engine:
             self._bootstrap_failure(o.value)
         changed = self.inventory.apply(source, observations, full)
         for view in changed:
-            self._follow_stale |= isinstance(view, DomainView)
             touched = tuple(self.index.touched_by(view))
+            if isinstance(view, DomainView):
+                self._follow_stale.update(k for k in touched if k in self.index.control_planes)
             self._look.update(touched)
             self._seen_anew(view, touched)
         if full and source.startswith("agent/"):
@@ -161,9 +163,13 @@ class Engine:
 
     def _seen_anew(self, view: AnyView, touched: Iterable[Key]) -> None:
         """Plan with the view, and show anew whatever it is about."""
-        self._news([view.key, *touched])
-        for k in touched:
-            self._projection.touch(k)
+        self._news([view.key])
+        if not isinstance(view, ServerView):
+            # Of a server, planning knows whom its news may matter to, and what its machines show changes only with
+            # what they wait on.
+            self._news(touched)
+            for k in touched:
+                self._projection.touch(k)
         match view:
             case ServerView():
                 self._projection.touch(view.key)
@@ -257,15 +263,15 @@ class Engine:
         delta, report = self._committing
         self._committing = None
         self._planned = set()
-        self._follow_stale = True
         old = self.blueprint
         self.blueprint = apply_delta(old, delta, event.number)
         for k, entry in delta.changes.items():
             before = old.entries.get(k)
             self.index.change(before, entry)
             self._forget_bootstrap(before, entry)
-            self._look.update(self._affected(before, entry))
-            self._look.add(k)
+            affected = {k, *self._affected(before, entry)}
+            self._look.update(affected)
+            self._follow_stale.update(a for a in affected if a.startswith("cluster/"))
             if entry is None:
                 self.attempts.drop(k)
                 self.next.pop(k, None)
@@ -448,10 +454,14 @@ class Engine:
     def _follow(self) -> None:
         if not self._follow_stale:
             return
-        self._follow_stale = False
-        wanted: dict[ClusterKey, ClusterAccess] = {}
-        for cluster in self.blueprint.clusters():
-            machines = tuple(m for m in self.index.control_planes.get(cluster.key, ()) if self._may_answer(cluster, m))
+        stale, self._follow_stale = self._follow_stale, set()
+        wanted = dict(self._followed)
+        for k in sorted(stale):
+            wanted.pop(ClusterKey(k.partition("/")[2]), None)
+            cluster = self.blueprint.entries.get(k)
+            if not isinstance(cluster, ClusterEntry):
+                continue
+            machines = tuple(m for m in self.index.control_planes.get(k, ()) if self._may_answer(cluster, m))
             if machines and cluster.desired == "present":
                 wanted[cluster.cluster] = ClusterAccess(
                     cluster=cluster.cluster,

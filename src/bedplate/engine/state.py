@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import msgspec
 
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
-from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, key
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, cluster_key, key
 from bedplate.model.inventory import (
     AnyView,
     ClusterView,
@@ -18,6 +18,7 @@ from bedplate.model.inventory import (
     Inventory,
     NodeView,
     Observation,
+    PoolView,
     RetainedDiskView,
     ServerView,
 )
@@ -46,7 +47,16 @@ class SpecState:
         self._kinds = {t.__name__.lower(): objects for t, objects in self._by_type.items()}
         self.doomed = set(spec.doomed_machines)
         self.released = set(spec.released_disks)
+        self.pools_of: dict[ClusterKey, dict[Key, NodePool]] = defaultdict(dict)
+        for k, pool in spec.node_pools.items():
+            self._link_pool(k, None, pool)
         self.spec = self._snapshot()
+
+    def _link_pool(self, k: Key, old: Object | None, new: Object | None) -> None:
+        if isinstance(old, NodePool):
+            self.pools_of[cluster_key(old.metadata.namespace, old.spec.cluster)].pop(k, None)
+        if isinstance(new, NodePool):
+            self.pools_of[cluster_key(new.metadata.namespace, new.spec.cluster)][k] = new
 
     def _snapshot(self) -> Spec:
         t = self._by_type
@@ -71,6 +81,7 @@ class SpecState:
         if objects is None:
             return None
         old = objects.get(k)
+        self._link_pool(k, old, obj)
         if obj is None:
             objects.pop(k, None)
             return k
@@ -106,6 +117,8 @@ class InventoryState:
         self._by_uid: dict[MachineUid, frozenset[Key]] = {}
         self._by_source: dict[str, set[Key]] = defaultdict(set)
         self._expiry: list[tuple[float, Key]] = []
+        self.pools: dict[str, dict[Key, PoolView]] = defaultdict(dict)
+        """Disk pools by name, as each server (by its key) last showed them."""
         self.synced: set[str] = set()
         self.inventory = self._snapshot()
 
@@ -146,6 +159,8 @@ class InventoryState:
             view = _merge_cluster(old.value, view, source)
             o = msgspec.structs.replace(o, value=view)
         self._observations[k] = o
+        if isinstance(view, ServerView):
+            self._count_pools(old, view)
         if source != "step":
             self._by_source[source].add(k)
         if isinstance(view, DomainView):
@@ -159,6 +174,7 @@ class InventoryState:
     def _drop(self, source: str, k: Key) -> None:
         old = self._observations.pop(k, None)
         self._by_source[source].discard(k)
+        self._count_pools(old, None)
         if old is not None and isinstance(old.value, DomainView):
             uid = old.value.uid
             rest = self._by_uid.get(uid, frozenset[Key]()) - {k}
@@ -166,6 +182,14 @@ class InventoryState:
                 self._by_uid[uid] = rest
             else:
                 self._by_uid.pop(uid, None)
+
+    def _count_pools(self, old: Observation[AnyView] | None, new: ServerView | None) -> None:
+        if old is not None and isinstance(old.value, ServerView):
+            for pool in old.value.pools:
+                self.pools[pool.name].pop(old.value.key, None)
+        if new is not None:
+            for pool in new.pools:
+                self.pools[pool.name][new.key] = pool
 
     def forget_cluster(self, cluster: ClusterKey) -> None:
         """Drop all that was seen of a cluster that is gone: another one may get its name."""
@@ -225,6 +249,10 @@ class BlueprintIndex:
         self.by_cluster: dict[ClusterKey, set[Key]] = defaultdict(set)
         self.by_node: dict[tuple[ClusterKey, str], Key] = {}
         self.by_owner: dict[Key, set[Key]] = defaultdict(set)
+        self.on_network: Counter[str] = Counter()
+        """How many machines have an address of each network."""
+        self.retained: Counter[str] = Counter()
+        """How many disks are retained in each disk pool."""
         self.control_planes: dict[Key, tuple[MachineEntry, ...]] = {}
         self._control_plane_of: dict[Key, ClusterKey] = {}
         for entry in blueprint.entries.values():
@@ -234,12 +262,15 @@ class BlueprintIndex:
         """Follow one entry from old to new; None: not there."""
         if isinstance(old, MachineEntry):
             self._remove(old)
+        elif isinstance(old, RetainedDiskEntry):
+            self.retained[old.disk_pool] -= 1
         if new is not None:
             self._add(new)
 
     def _remove(self, m: MachineEntry) -> None:
         self.by_server[m.server].discard(m.key)
         self.by_owner[m.owner].discard(m.key)
+        self.on_network[m.nic.network] -= 1
         if not m.is_node:
             return
         self.by_cluster[m.cluster].discard(m.key)
@@ -252,10 +283,13 @@ class BlueprintIndex:
     def _add(self, entry: AnyEntry) -> None:
         if isinstance(entry, ClusterEntry):
             self.by_cluster[entry.cluster].add(entry.key)
+        elif isinstance(entry, RetainedDiskEntry):
+            self.retained[entry.disk_pool] += 1
         if not isinstance(entry, MachineEntry):
             return
         self.by_server[entry.server].add(entry.key)
         self.by_owner[entry.owner].add(entry.key)
+        self.on_network[entry.nic.network] += 1
         if not entry.is_node:
             return
         self.by_cluster[entry.cluster].add(entry.key)

@@ -173,11 +173,8 @@ def cluster(engine: Engine, c: Cluster) -> ClusterStatus:
     planes_ready = sum(1 for m in ready if m.role == "control-plane")
     observed = engine.inventory.inventory.cluster(ck)
     api = observed is not None and observed.value.api
-    wanted = c.spec.control_plane.replicas + sum(
-        p.spec.replicas
-        for p in engine.spec.spec.node_pools.values()
-        if p.spec.cluster == c.metadata.name and p.metadata.namespace == c.metadata.namespace
-    )
+    pools = engine.spec.pools_of.get(ck, {}).values()
+    wanted = c.spec.control_plane.replicas + sum(p.spec.replicas for p in pools)
     _, reason, sentence = _what_now(engine, k)
     whole = planes_ready == c.spec.control_plane.replicas == len(planes)
     complete = api and len(ready) >= wanted and whole and k not in engine.waiting
@@ -302,7 +299,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
 
 def network(engine: Engine, n: Network) -> NetworkStatus:
     """How many of the network's machine addresses are taken."""
-    used = sum(1 for m in engine.blueprint.machines() if m.nic.network == n.metadata.name)
+    used = engine.index.on_network[n.metadata.name]
     total = sum(int(ip_address(r.last)) - int(ip_address(r.first)) + 1 for r in n.spec.ranges)
     return NetworkStatus(
         observed_generation=n.metadata.generation, phase="Ready", addresses_total=total, addresses_used=used
@@ -311,23 +308,17 @@ def network(engine: Engine, n: Network) -> NetworkStatus:
 
 def disk_pool(engine: Engine, d: DiskPool) -> DiskPoolStatus:
     """Capacity and free space: of a shared pool once, of local pools in all."""
-    views = [
-        pool
-        for k in engine.spec.spec.servers
-        if isinstance(view := engine.inventory.view(k), ServerView) and (pool := view.pool(d.metadata.name)) is not None
-    ]
+    servers, shown = engine.spec.spec.servers, engine.inventory.pools.get(d.metadata.name, {})
     if d.spec.type == "shared":
-        views = views[:1]
+        views = [shown[k] for k in [next((k for k in servers if k in shown), None)] if k is not None]
+    else:
+        views = [pool for k, pool in shown.items() if k in servers]
     return DiskPoolStatus(
         observed_generation=d.metadata.generation,
         phase="Ready" if views else "Pending",
         capacity=format_mib(sum(v.capacity_mib for v in views)) if views else "",
         free=f"{sum(v.free_mib for v in views) // 10240 * 10}Gi" if views else "",
-        retained=sum(
-            1
-            for e in engine.blueprint.entries.values()
-            if isinstance(e, RetainedDiskEntry) and e.disk_pool == d.metadata.name
-        ),
+        retained=engine.index.retained[d.metadata.name],
     )
 
 

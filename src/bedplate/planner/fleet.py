@@ -67,6 +67,7 @@ class ServerState:
         signature = (
             (self.hypervisor, self.unschedulable, self.connected, self.bridges, self.cpu_capacity),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
+            (view is not None and view.connected, self.good_until),
         )
         changed = signature != self.signature
         self.signature = signature

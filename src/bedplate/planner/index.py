@@ -134,8 +134,10 @@ class Index:
     # --- what is declared ---
 
     def refresh_server(self, spec: Spec, inventory: Inventory, name: ServerName) -> bool:
-        """Take a server's news in; True where more than free space changed."""
-        return self.fleet.refresh(name, spec.servers.get(key("server", name)), inventory.server(name))
+        """Take a server's news in; True where more than free space changed, or where its view may have run out."""
+        seen = inventory.server(name)
+        changed = self.fleet.refresh(name, spec.servers.get(key("server", name)), seen)
+        return changed or (seen is not None and seen.good_until != float("inf"))
 
     def refresh_pool(self, spec: Spec, k: Key) -> set[Unit]:
         """Take a node pool's news in; give the clusters that have or had it."""

@@ -145,7 +145,8 @@ def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | No
 def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) -> set[Unit]:
     match kind:
         case "server":
-            index.refresh_server(inp.spec, inp.inventory, ServerName(rest))
+            if not index.refresh_server(inp.spec, inp.inventory, ServerName(rest)):
+                return set(index.waiters)  # only free space is new, which nobody asks for who is placed
             return {*index.units_on(ServerName(rest)), *index.waiters}
         case "cluster" | "virtualmachine":
             return {k} if _is_unit(inp, index, k) else set()
