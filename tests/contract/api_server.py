@@ -26,7 +26,7 @@ GROUP = "/apis/bedplate.dev/v1alpha1"
 CLUSTERS = f"{GROUP}/namespaces/default/clusters"
 POOLS = f"{GROUP}/namespaces/default/nodepools"
 SECRETS = "/api/v1/namespaces/default/secrets"
-WAIT = 20.0
+WAIT = 60.0
 """Seconds until a test gives up on an answer; far beyond what any answer takes, even on a busy machine."""
 
 MERGE = "application/merge-patch+json"
