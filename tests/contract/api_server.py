@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bedplate.api.app import create_app
 from bedplate.api.blobs import Blobs
 from bedplate.api.hooks import Hooks
 from bedplate.api.server import listening, serve_app
+from bedplate.api.watch import Hub
 from bedplate.cli import context
 from bedplate.cli.client import Client
 from bedplate.cli.identity import api_identity
+from bedplate.store.retention import Retention
 from bedplate.store.store import Store
 
 GROUP = "/apis/bedplate.dev/v1alpha1"
@@ -43,6 +46,8 @@ class ApiServer:
         self.hooks = hooks or Hooks()
         self.port = 0
         self.kubeconfig = folder / "kubeconfig"
+        self.seen: list[str] = []
+        """Method, path and query of every request that came."""
         self._ended: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,6 +73,8 @@ class ApiServer:
         identity = api_identity(self.store, ("127.0.0.1",))
         context.save("test", f"https://127.0.0.1:{self.port}", identity.ca, identity.token, self.kubeconfig)
         app = create_app(self.store, token=identity.token, blobs=self.blobs, hooks=self.hooks)
+        self.hub: Hub = app.state.hub
+        app.add_middleware(_Recorder, seen=self.seen)
         began = threading.Event()
 
         async def main() -> None:
@@ -88,6 +95,13 @@ class ApiServer:
         self._thread.start()
         assert began.wait(WAIT)
 
+    def end_watches(self) -> None:
+        """The first thing that an ending server does; it still answers."""
+        assert self._loop is not None
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (self.hub.close(), done.set()))
+        assert done.wait(WAIT)
+
     def stop(self) -> None:
         """End the server as a signal would; the store stays open."""
         loop, task, thread = self._loop, self._task, self._thread
@@ -105,6 +119,13 @@ class ApiServer:
         self.stop()
         self.store.close()
         assert self._ended is None, self._ended
+
+    def compact(self) -> None:
+        """Forget all history, so that only lists lead on."""
+        before = self.store.retention
+        self.store.retention = Retention(changes=0)
+        self.store.maintain()
+        self.store.retention = before
 
     # --- requests ---
 
@@ -143,6 +164,17 @@ class ApiServer:
             if response.status_code != 200:
                 response.read()
             yield Watch(response)
+
+
+class _Recorder:
+    def __init__(self, app: ASGIApp, seen: list[str]) -> None:
+        self._app = app
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._seen.append(f"{scope['method']} {scope['path']}?{scope['query_string'].decode()}")
+        await self._app(scope, receive, send)
 
 
 class Watch:

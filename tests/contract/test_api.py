@@ -193,6 +193,10 @@ def test_openapi_describes_every_kind(api: ApiServer) -> None:
     assert pools["patch"]["x-kubernetes-group-version-kind"]["kind"] == "NodePool"
     assert document["components"]["schemas"]["dev.bedplate.v1alpha1.NodePool"]["x-kubernetes-group-version-kind"]
     refusal(api.call("GET", "/openapi/v3/apis/apps/v1"), 404, "NotFound")
+    asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    older = api.call("GET", "/openapi/v2", accept=asked)
+    assert (older.content[:5], older.headers["content-type"]) == (b"\n\x032.0", asked.replace("@", "."))
+    assert api.get("/openapi/v2")["swagger"] == "2.0"
 
 
 def walk(value: Any, references: set[str]) -> None:

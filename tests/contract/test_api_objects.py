@@ -31,7 +31,6 @@ from api_server import (
 
 from bedplate.model.kinds.cluster import Machine, MachineSpec
 from bedplate.model.meta import ObjectMeta
-from bedplate.store import retention
 
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -172,8 +171,7 @@ def test_pages_show_one_moment_and_expire(api: ApiServer) -> None:
     assert "continue" not in third["metadata"]
     exact = {"resourceVersion": first["metadata"]["resourceVersion"], "resourceVersionMatch": "Exact"}
     assert names(api.get(POOLS, exact)) == ["p0", "p1", "p2", "p3", "p4"]
-    api.store.retention = retention.Retention(changes=0)
-    api.store.maintain()
+    api.compact()
     refusal(api.call("GET", POOLS, query={"continue": first["metadata"]["continue"]}), 410, "Expired")
     refusal(api.call("GET", POOLS, query=exact), 410, "Expired")
     refusal(api.call("GET", POOLS, query={"continue": "bm9wZQ"}), 400, "BadRequest")

@@ -17,7 +17,6 @@ from api_server import CLUSTERS, GROUP, POOLS, WAIT, ApiServer, cluster, pool, r
 from bedplate.api import watch as watches
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.meta import ObjectMeta
-from bedplate.store import retention
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 PARTIAL = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json"
@@ -164,8 +163,7 @@ def test_one_object_or_one_namespace_is_followed(api: ApiServer) -> None:
 def test_a_forgotten_past_is_told_and_a_list_leads_on(api: ApiServer) -> None:
     old = str(api.store.revision)
     api.create(POOLS, pool("a"))
-    api.store.retention = retention.Retention(changes=0)
-    api.store.maintain()
+    api.compact()
     refusal(api.call("GET", POOLS, query={"watch": "1", "resourceVersion": old}), 410, "Expired")
     ahead = {"watch": "1", "resourceVersion": api.store.revision + 1000}
     refusal(api.call("GET", POOLS, query=ahead), 410, "Expired")
@@ -200,6 +198,16 @@ def test_a_watch_ends_when_the_server_does_and_goes_on_at_the_next(api: ApiServe
     with api.watch(POOLS, {"resourceVersion": revision}) as watch:
         api.create(POOLS, pool("b"))
         assert watch.take(1) == [("ADDED", "b")]
+
+
+def test_a_server_that_ends_takes_no_new_watch(api: ApiServer) -> None:
+    with api.watch(POOLS, {"resourceVersion": str(api.store.revision)}) as watch:
+        api.end_watches()
+        assert watch.rest() == []
+    answer = api.call("GET", POOLS, query={"watch": "1", "resourceVersion": api.store.revision})
+    refusal(answer, 429, "TooManyRequests")
+    assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+    assert api.get(POOLS)["items"] == []
 
 
 def test_a_watcher_that_can_not_keep_up_is_cut_off(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,6 +257,8 @@ def _refused(error: errors.ApiError) -> Response:
     response = json_response(error.status(), error.code)
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
+    if error.code == 429:
+        response.headers["Connection"] = "close"  # the next try is for whoever listens then
     return response
 
 

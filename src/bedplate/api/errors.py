@@ -73,6 +73,12 @@ def expired(message: str) -> ApiError:
     return ApiError(410, "Expired", message)
 
 
+def ending() -> ApiError:
+    """The server is about to end, and another one may come up in its place."""
+    message = "this server is ending; ask again in a moment"
+    return ApiError(429, "TooManyRequests", message, details={"retryAfterSeconds": 1}, retry_after=1)
+
+
 def causes(faults: Sequence[Fault]) -> list[dict[str, str]]:
     """Faults as a Status has them."""
     return [{"reason": f.reason, "message": f.message, "field": f.field} for f in faults]

@@ -127,6 +127,9 @@ class Resources:
             raise errors.ApiError(504, "Timeout", message, details=details, retry_after=1)
 
     async def _watch(self, request: Request, target: Target) -> Response:
+        if self.hub.closed:
+            # A 200 that ends at once would make informers list all anew; after a 429 they go on from where they were.
+            raise errors.ending()
         query, info = request.query_params, target.info
         asked = query.get("resourceVersion", "")
         revision = requests.whole(query, "resourceVersion")

@@ -48,6 +48,11 @@ class Hub:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """True once watches end at once."""
+        return self._closed
+
+    @property
     def count(self) -> int:
         """How many watches run."""
         return sum(len(w) for w in self._watchers.values())
