@@ -26,6 +26,17 @@ def is_true(obj: dict[str, Any], type_: str = "Ready", status: str = "True") -> 
     return not seen or seen >= (obj["metadata"].get("generation") or 0)
 
 
+def gist(message: str) -> str:
+    """The message on one line; of a log, its first line and the last one that tells of an error."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return message.strip()
+    telling = [line for line in lines[1:] if "[ERROR" in line] or [
+        line for line in lines[1:] if "error" in line.lower()
+    ]
+    return f"{lines[0]} ... {(telling or lines)[-1]}"
+
+
 def waits_on(obj: dict[str, Any]) -> str:
     """Why the object is not Ready, in its own words."""
     found = condition(obj, "Ready")

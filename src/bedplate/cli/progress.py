@@ -94,7 +94,7 @@ class _Watch:
         if ready:
             self._waiting.pop(identity, None)
         else:
-            self._waiting[identity] = conditions.waits_on(obj)
+            self._waiting[identity] = conditions.gist(conditions.waits_on(obj))
         phase = "Ready" if ready else str((obj.get("status") or {}).get("phase") or "Waiting")
         self._show(view, identity, short_name(obj), phase, self._waiting.get(identity, ""), ready)
 
@@ -110,7 +110,7 @@ class _Watch:
         self._machines[identity] = obj
         phase = str((obj.get("status") or {}).get("phase") or "Pending")
         server = (obj.get("spec") or {}).get("server") or "no server yet"
-        detail = "" if phase == "Ready" else conditions.waits_on(obj)
+        detail = "" if phase == "Ready" else conditions.gist(conditions.waits_on(obj))
         text = f"{server}{': ' if detail else ''}{detail}"
         self._show(view, identity, f"  {obj['metadata']['name']}", phase, text, phase == "Ready")
 

@@ -162,6 +162,8 @@ def _bootstrap(world: World, m: MachineEntry) -> Next:
         return Next(step=Bootstrap(cluster=cluster, machine=m, mode="init"), reason="it is to start the control plane")
     if not view.api:
         return _wait(Waiting.CONTROL_PLANE, "the control plane does not answer yet")
+    if _is_starting(world, cluster):
+        return _wait(Waiting.CONTROL_PLANE, "kubeadm init is not done yet in the first machine")
     peers = _peers(world, cluster, m)
     if not peers:
         return _wait(Waiting.CONTROL_PLANE, "no control-plane machine is up to take it in")
@@ -170,6 +172,15 @@ def _bootstrap(world: World, m: MachineEntry) -> Next:
     return Next(
         step=Bootstrap(cluster=cluster, machine=m, mode="join", peers=peers), reason="it is to join the cluster"
     )
+
+
+def _is_starting(world: World, cluster: ClusterEntry) -> bool:
+    """True while `kubeadm init` runs: what joiners read is written by its last phases, and they would only poll."""
+    for m in world.control_planes.get(cluster.key, ()):
+        if m.uid == cluster.first_machine and not m.joined:
+            domain = world.inventory.domain(m.server, m.uid)
+            return domain is not None and domain.value.bootstrap == "running"
+    return False
 
 
 def _another_is_joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> bool:

@@ -28,15 +28,20 @@ ENABLED = (
     "containerd.service",
     "kubelet.service",
     "bedplate-routes.path",
-    "ssh.service",
+    "bedplate-grow.service",
+    "qemu-guest-agent.service",
+    "ssh.socket",
 )
-DISABLED = ("keepalived.service", "nftables.service", "ssh.socket", "e2scrub_reap.service", "rpcbind.service")
+DISABLED = ("keepalived.service", "nftables.service", "ssh.service", "e2scrub_reap.service", "rpcbind.service")
 MASKED = (
     # Timers and services of a hand-kept server; nodes are replaced, not kept.
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "man-db.timer"),
     *("fstrim.timer", "systemd-networkd-wait-online.service", "systemd-pstore.service", "rpcbind.socket"),
     *("systemd-firstboot.service", "systemd-hwdb-update.service", "ldconfig.service", "getty@tty1.service"),
     *("systemd-hibernate-clear.service", "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service"),
+    *("systemd-repart.service", "systemd-binfmt.service", "nfs-blkmap.service", "rpc-statd-notify.service"),
+    *("nfs-client.target", "modprobe@dm_mod.service", "modprobe@loop.service", "modprobe@fuse.service"),
+    *("modprobe@configfs.service", "systemd-udev-load-credentials.service"),
     *("systemd-pcrproduct.service", "systemd-pcrmachine.service", "systemd-pcrphase.service"),
     *("systemd-pcrphase-sysinit.service", "dev-hugepages.mount", "sys-kernel-debug.mount"),
     *("sys-kernel-tracing.mount", "modprobe@efi_pstore.service", "modprobe@drm.service"),
@@ -130,6 +135,8 @@ def boot_files(root: Path, out: Path, command_line: str, log: Path) -> str:
         ukify += [f"--cmdline={command_line}", f"--uname={release}", "--os-release=@/etc/os-release"]
         run([*chroot, *ukify, "--output=/tmp/uki.efi"], what="making the unified kernel image", log=log)
     shutil.copyfile(root / "boot" / f"vmlinuz-{release}", out / "vmlinuz")
+    # kubeadm's preflight reads how the kernel was configured; /boot is emptied, so it is kept where it also looks.
+    shutil.copyfile(root / "boot" / f"config-{release}", kernels[0] / "config")
     shutil.move(root / "tmp" / "initrd.fast", out / "initrd")
     shutil.move(root / "tmp" / "uki.efi", out / "uki.efi")
     (root / "tmp" / "initrd.generic").unlink()
@@ -152,6 +159,19 @@ def clean(root: Path) -> None:
     resolv.symlink_to("/run/systemd/resolve/resolv.conf")
     for cache in (root / "usr").rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
+    (root / "etc" / "systemd" / "system-generators").mkdir(exist_ok=True)
+    # Logs in over AF_VSOCK, which no machine here has; it would complain at every reload.
+    (root / "etc" / "systemd" / "system-generators" / "systemd-ssh-generator").symlink_to("/dev/null")
+    _mark_updated(root)
+
+
+def _mark_updated(root: Path) -> None:
+    """Say that /etc and /var know of /usr as it is: else each first boot makes catalogues and users anew."""
+    changed = (root / "usr").stat().st_mtime_ns
+    for folder in ("etc", "var"):
+        mark = root / folder / ".updated"
+        mark.write_text(f"TIMESTAMP_NSEC={changed}\n")
+        os.utime(mark, ns=(changed, changed))
 
 
 def _fast_initrd(root: Path, release: str, log: Path) -> None:

@@ -46,6 +46,7 @@ def _environment(step: Bootstrap) -> str:
         "MODE": step.mode,
         "ROLE": step.machine.role,
         "MACHINE": step.machine.uid,
+        "ADDRESS": step.machine.nic.address,
         "POD_NETWORK": step.cluster.pod_network,
         "CRI_SOCKET": config.CRI_SOCKET,
     }
