@@ -28,8 +28,9 @@ from bench.reference import cpu_loop, wall_loop
 from bench.report import Figure, percentile, seconds, size
 
 MEAN, P99 = 0.010, 0.100
-PROPORTION = 1.25
-"""A large fleet's B-trees may be a page deeper; more would be a part of the fleet written again."""
+PROPORTION = 1.5
+"""For ten times the fleet. Whole pages are written: what shares a page in a small fleet does not in a large one, and
+trees may be a page deeper. More than that would be a part of the fleet written again."""
 SAMPLES = 120
 """Of each kind of change."""
 BYTE_SAMPLES = 20
@@ -143,34 +144,31 @@ def _times(changes: Changes, of: fleet.Size) -> Iterator[Figure]:
             walls.append(wall_loop(MEAN))
         loops.append(cpu_loop(MEAN))
     everything = [v for values in took.values() for v in values]
-    yield _mean(f"one thing changed, {of.machines} machines: mean", everything, walls)
+    busy = [v for values in used.values() for v in values]
+    yield Figure(
+        what=f"one thing changed, {of.machines} machines: mean",
+        measured=f"{seconds(fmean(everything))} ({seconds(fmean(busy))} CPU)",
+        reference=f"loop of 0.01 reference seconds after each: mean {seconds(fmean(walls))}",
+        ratio=fmean(everything) / fmean(walls),
+        goal=f"{MEAN * 1000:g} ms (ratio 1)",
+        limit=1.0,
+    )
     yield Figure(
         what=f"one thing changed, {of.machines} machines: p99 of {len(everything)}",
-        measured=seconds(percentile(everything, 0.99)),
-        reference=f"the same loop: mean {seconds(fmean(walls))}, p99 {seconds(percentile(walls, 0.99))}",
-        ratio=percentile(everything, 0.99) / fmean(walls),
+        measured=f"{seconds(percentile(everything, 0.99))} ({seconds(percentile(busy, 0.99))} CPU)",
+        reference=f"the same loop: p99 {seconds(percentile(walls, 0.99))}",
+        ratio=percentile(everything, 0.99) / percentile(walls, 0.99),
         goal=f"{P99 * 1000:g} ms (ratio {P99 / MEAN:g})",
         limit=P99 / MEAN,
     )
     for name, values in took.items():
-        cpu = f"{seconds(fmean(used[name]))} CPU, p99 {seconds(percentile(values, 0.99))}"
+        cpu = f"{seconds(fmean(used[name]))} CPU, p99 {seconds(percentile(used[name], 0.99))} CPU"
         yield Figure(
             what=f"· {name}: mean",
             measured=f"{seconds(fmean(values))} ({cpu})",
             reference=f"loop: mean {seconds(fmean(walls))} ({seconds(median(loops))} CPU)",
             ratio=fmean(values) / fmean(walls),
         )
-
-
-def _mean(what: str, values: list[float], walls: list[float]) -> Figure:
-    return Figure(
-        what=what,
-        measured=seconds(fmean(values)),
-        reference=f"loop of 0.01 reference seconds, in between: mean {seconds(fmean(walls))}",
-        ratio=fmean(values) / fmean(walls),
-        goal=f"{MEAN * 1000:g} ms (ratio 1)",
-        limit=1.0,
-    )
 
 
 def _bytes(changes: Changes) -> dict[str, float]:

@@ -23,14 +23,18 @@ from bench.reference import cpu_loop, peak_memory
 from bench.report import Figure, seconds, size
 
 SECONDS, MIB, GROWTH = 2.0, 500, 12.0
+RUNS = 3
+"""Of each fleet, in turn; the median counts."""
 
 
 def run(small: bool) -> Iterator[Figure]:
     """Give the figures."""
     few, many = (fleet.SMALL, fleet.MIDDLE) if small else (fleet.MIDDLE, fleet.LARGE)
-    runs = 3
-    small_ones = [_measured(few) for _ in range(runs)]
-    large_ones = [_measured(many) for _ in range(runs)]
+    small_ones: list[dict[str, float]] = []
+    large_ones: list[dict[str, float]] = []
+    for _ in range(RUNS):
+        small_ones.append(_measured(few))
+        large_ones.append(_measured(many))
     took = median(r["plan"] / r["loop"] for r in large_ones)
     best = min(large_ones, key=lambda r: r["plan"] / r["loop"])
     whole = f"{many.servers} servers, {many.clusters} clusters, {many.machines} machines"
