@@ -92,6 +92,7 @@ class Controller:
         self._timer: asyncio.TimerHandle | None = None
         self._epoch: Epoch | None = None
         self._refused: list[StoreCommand] = []
+        self._healing = False
         self.halted: str | None = None
         """Why this controller stopped acting; None while it acts."""
 
@@ -159,7 +160,7 @@ class Controller:
                     self.tell(msg.CommitLost(message="another controller has taken over"))
             except StoreUnavailableError as error:
                 if time.monotonic() - last > LEASE_SECONDS:
-                    self.tell(msg.StoreFailed(message=str(error)))
+                    self._store_failed(str(error))
 
     async def _in_store(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = functools.partial(function, *args, **kwargs)
@@ -192,27 +193,42 @@ class Controller:
         try:
             acknowledgements = await self._in_store(self._persistence.carry_out, commands)
         except StoreUnavailableError as error:
-            log.error("the store can't be written; acting stops until it can", error=str(error))
-            self.tell(msg.StoreFailed(message=str(error)))
             self._refused = commands
-            self._spawn(self._heal())
+            self._store_failed(str(error))
             return
         for event in acknowledgements:
             self._queue.put_nowait(event)
 
+    def _store_failed(self, error: str) -> None:
+        if self._healing:
+            return
+        log.error("the store can't be written; acting stops until it can", error=error)
+        self._healing = True
+        self.tell(msg.StoreFailed(message=error))
+        self._spawn(self._heal())
+
     async def _heal(self) -> None:
-        """Try the refused commands again until the store takes them; then the engine goes on."""
-        while self._refused:
+        """Try to renew, and the refused commands again, until the store takes both; then the engine goes on."""
+        assert self._epoch is not None
+        healed = False
+        while not healed:
             await asyncio.sleep(HEAL_SECONDS)
-            batch = tuple(self._refused)
-            try:
-                acknowledgements = await self._in_store(self._persistence.carry_out, batch)
-            except StoreUnavailableError:
-                continue
-            del self._refused[: len(batch)]
-            for event in acknowledgements:
-                self.tell(event)
+            with contextlib.suppress(StoreUnavailableError):
+                if not await self._in_store(self._persistence.renew, self._epoch):
+                    continue  # another leads by now: nothing of ours may be written; `_renew` tells
+                healed = await self._write_refused()
+        self._healing = False
+        log.info("the store can be written again")
         self.tell(msg.StoreHealed())
+
+    async def _write_refused(self) -> bool:
+        """Write what was refused, in order; False: more came meanwhile."""
+        batch = tuple(self._refused)
+        acknowledgements = await self._in_store(self._persistence.carry_out, batch) if batch else []
+        del self._refused[: len(batch)]
+        for event in acknowledgements:
+            self.tell(event)
+        return not self._refused
 
     def _start(self, command: msg.Run) -> None:
         self._spawn(self._run_step(command))
