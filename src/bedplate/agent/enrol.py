@@ -5,7 +5,9 @@ Also makes the TLS context and the plain HTTP requests (enrolment, renewal, imag
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import logging
 import socket
 import ssl
 import time
@@ -15,6 +17,8 @@ import msgspec
 from bedplate.agent.signing import renewal_time, signing_request
 from bedplate.agent.state import AgentState, Identity, write_whole
 from bedplate.model.agent_protocol import CONTROLLER_NAME, ENROL_PATH, EnrolFile, EnrolReply, EnrolRequest
+
+log = logging.getLogger("bedplate.agent")
 
 HTTP_SECONDS = 30.0
 
@@ -62,18 +66,21 @@ def tls_context(ca: str, state: AgentState | None = None) -> ssl.SSLContext:
 
 
 def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:
-    """Get this agent's certificate, or keep the one it has from the same controller.
+    """Get this agent's certificate, or keep the identity it has where the file's token is spent.
 
     Raises:
-        EnrolmentFailed: the controller refuses.
+        EnrolmentFailed: the controller refuses, and there is no identity to go on with.
         OSError: it can't be reached.
     """
     known = state.identity()
-    if known is not None and known.server == file.server and state.ca_file.read_text() == file.ca:
+    token = hashlib.sha256(file.token.encode()).hexdigest()
+    same = known is not None and known.server == file.server and state.ca_file.read_text() == file.ca
+    if known is not None and same:
         if known.controller != file.controller:
             known = msgspec.structs.replace(known, controller=file.controller)
             state.keep_identity(known)
-        return known
+        if known.token == token:
+            return known
     if known is not None and known.store != file.store:
         raise EnrolmentFailed(
             f"{state.folder} belongs to store {known.store}, the enrolment file to {file.store}: "
@@ -82,7 +89,14 @@ def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:
     request = EnrolRequest(
         server=file.server, request=signing_request(state.key_file, file.server), host_uuid=host_uuid, token=file.token
     )
-    certificate = _ask(file.controller, tls_context(file.ca), request)
+    try:
+        certificate = _ask(file.controller, tls_context(file.ca), request)
+    except EnrolmentFailed as error:
+        if known is None or not same:
+            raise
+        # A file that lies there from long ago must not end an agent that the controller still knows.
+        log.warning("the enrolment file is not taken, the identity stays as it was: %s", error)
+        return known
     write_whole(state.certificate_file, certificate.encode())
     write_whole(state.ca_file, file.ca.encode())
     identity = Identity(
@@ -91,6 +105,7 @@ def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:
         controller=file.controller,
         host_uuid=host_uuid,
         renew_at=renewal_time(state.certificate_file),
+        token=token,
     )
     state.keep_identity(identity)
     return identity

@@ -32,6 +32,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     host_uuid: str
     renew_at: float = 0.0
     """When the certificate is to be renewed; seconds since the epoch."""
+    token: str = ""
+    """Digest of the token that made it: a file with another one asks anew."""
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):

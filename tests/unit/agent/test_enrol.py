@@ -1,0 +1,64 @@
+"""Enrolment against the real listener: which files are used, and what an agent keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from enrolling import DAY, HV1, NEW_BOARD, OLD_BOARD, listening
+
+from bedplate.agent.enrol import EnrolmentFailed, enrol
+from bedplate.agent.state import AgentState
+
+
+async def test_a_file_that_replaces_is_used_by_an_agent_that_is_known(tmp_path: Path) -> None:
+    async with listening(tmp_path) as controller:
+        state = AgentState(tmp_path / "state")
+        before = await controller.enrol(state)
+        file = await controller.file(replace=True)
+        after = await asyncio.to_thread(enrol, state, file, NEW_BOARD)
+        assert (before.host_uuid, after.host_uuid) == (OLD_BOARD, NEW_BOARD)
+        assert state.identity() == after
+        again = await asyncio.to_thread(enrol, state, file, NEW_BOARD)
+        assert again == after
+
+
+async def test_a_new_board_without_leave_keeps_the_identity_it_had(tmp_path: Path) -> None:
+    async with listening(tmp_path) as controller:
+        state = AgentState(tmp_path / "state")
+        before = await controller.enrol(state)
+        assert await controller.enrol(state, NEW_BOARD) == before
+        with pytest.raises(EnrolmentFailed, match="comes back with another identity"):
+            await controller.enrol(AgentState(tmp_path / "empty"), NEW_BOARD)
+
+
+async def test_a_server_that_was_forgotten_comes_back_with_a_new_file(tmp_path: Path) -> None:
+    async with listening(tmp_path) as controller:
+        state = AgentState(tmp_path / "state")
+        await controller.enrol(state)
+        await controller.server.forget(HV1)
+        after = await controller.enrol(state)
+        assert controller.secrets.list_secrets(f"agents/server/{HV1}")
+        assert state.identity() == after
+
+
+async def test_a_spent_file_asks_nobody(tmp_path: Path) -> None:
+    state = AgentState(tmp_path / "state")
+    async with listening(tmp_path) as controller:
+        file = await controller.file()
+        before = await asyncio.to_thread(enrol, state, file, OLD_BOARD)
+    assert await asyncio.to_thread(enrol, state, file, OLD_BOARD) == before
+
+
+async def test_a_file_of_long_ago_does_not_end_an_agent(tmp_path: Path) -> None:
+    async with listening(tmp_path) as controller:
+        state = AgentState(tmp_path / "state")
+        old = await controller.file()
+        before = await controller.enrol(state)
+        controller.now = 2 * DAY
+        assert await asyncio.to_thread(enrol, state, old, OLD_BOARD) == before
