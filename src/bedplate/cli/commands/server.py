@@ -2,6 +2,7 @@
 
 Examples:
   bedplate server enrol hv1 -o hv1.enrol
+  bedplate server enrol hv1 --replace --controller bedplate.example.com:7444 -o hv1.enrol
   bedplate server enrol hv1 | ssh root@hv1 bedplate agent --enrol-file -
 """
 
@@ -26,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     enrol.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write there, mode 0600 (default: standard output)"
     )
+    enrol.add_argument("--controller", default="", metavar="HOST:PORT",
+                       help="where the agent dials (default: the address at which the controller listens)")  # fmt: skip
+    enrol.add_argument("--replace", action="store_true", help="let other hardware take over the name")
     add_connection(enrol)
 
 
@@ -33,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Enrol."""
     session = Session(args)
     server = session.kind("servers")
-    told: dict[str, Any] = session.client.request("POST", session.path(server, args.name, "enrol"), {})
+    asked = {"controller": args.controller, "replace": args.replace}
+    told: dict[str, Any] = session.client.request("POST", session.path(server, args.name, "enrol"), asked)
     text = as_json(told) + "\n"
     if args.output is None:
         sys.stdout.write(text)

@@ -162,7 +162,7 @@ class AgentAuthority:
         if before is not None and before.host_uuid != request.host_uuid and not token.replace:
             raise EnrolmentRefused(
                 f"server {token.server} comes back with another identity: host uuid {request.host_uuid}, "
-                f"known is {before.host_uuid}; make an enrolment file that replaces it if that is meant"
+                f"known is {before.host_uuid}; if that is meant, `bedplate server enrol {token.server} --replace`"
             )
         # The same key may ask twice: its first answer may have been lost on the way.
         if self._secrets.put_secret_once(USED + digest, fingerprint.encode()) != fingerprint.encode():

@@ -192,7 +192,7 @@ class AgentServer:
             expected = known.host_uuid if known is not None else "none"
             return (
                 f"server {name} comes back with another identity: host uuid {hello.server.host_uuid}, "
-                f"known is {expected}; enrol it with a file that replaces it if that is meant"
+                f"known is {expected}; if that is meant, `bedplate server enrol {name} --replace`"
             )
         return ""
 
