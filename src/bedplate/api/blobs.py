@@ -77,6 +77,12 @@ class Blobs:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
 
+    def remove(self, digest: Digest) -> None:
+        """Remove the file if it is there; who reads it now reads on."""
+        place = self._place(digest)
+        if place is not None:
+            place.unlink(missing_ok=True)
+
     def _place(self, digest: Digest) -> Path | None:
         algorithm, _, value = digest.partition(":")
         if algorithm != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):

@@ -124,8 +124,10 @@ class Objects:
         return Written(self.write(options, work), warnings)
 
     def replace(self, info: KindInfo, namespace: str, name: str, raw: dict[str, Any], options: Options) -> Written:
-        """Replace an object; its status stays."""
-        return self.edit(info, namespace, name, lambda _: raw, options)
+        """Replace an object; its status stays, and so do a Secret's values where none are given, as nobody reads them."""
+        raw = mapping(raw, "the body")
+        silent = info.kind == "Secret" and not {"data", "stringData"} & raw.keys()
+        return self.edit(info, namespace, name, lambda now: {**raw, "data": now["data"]} if silent else raw, options)
 
     def edit(
         self,
@@ -307,7 +309,7 @@ def _edit_secret(
 ) -> tuple[dict[str, Any], bool]:
     """Edit a Secret whose values stay unseen: a patch meets a mark in place of each, so that it can't show or test one.
 
-    Gives the new JSON and whether data is stated in it.
+    Gives the new JSON and whether its data is another.
     """
     kept = tx.get_secret(user_secret(old.metadata.namespace, old.metadata.name))
     values = msgspec.json.decode(kept, type=dict[str, str]) if kept else {}
@@ -322,7 +324,7 @@ def _edit_secret(
         raw = {**raw, "data": data}
     if nonce.encode() in msgspec.json.encode(raw):
         raise errors.bad_request("a Secret's data is never shown: it can't be copied or moved out of data")
-    return raw, not untouched and ("data" in raw or "stringData" in raw)
+    return raw, not untouched
 
 
 def keep(tx: Transaction, obj: Object, old: Object | None, *, create: bool, secret_stated: bool = True) -> Object:

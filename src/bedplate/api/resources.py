@@ -167,9 +167,11 @@ class Resources:
         edit = await self._edit(request)
 
         def work() -> Written:
-            if not status:
-                return self.objects.edit(info, room, name, edit, options)
-            return self.objects.set_status(info, room, name, edit, options)
+            if status:
+                return self.objects.set_status(info, room, name, edit, options)
+            if request.method == "PUT":
+                return self.objects.replace(info, room, name, edit({}), options)
+            return self.objects.edit(info, room, name, edit, options)
 
         done = await to_thread.run_sync(work)
         return self._written(request, info, done, 200)
