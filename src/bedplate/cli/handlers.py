@@ -124,7 +124,7 @@ class Handlers:
 
     def ready(self) -> str | None:
         """Say why the controller does not act, or None while it does."""
-        return self._controller.halted
+        return self._controller.engine.idle
 
     def gauges(self) -> list[Gauge]:
         """Machines by phase, servers by state, operations in flight, and whether the controller acts."""
@@ -152,6 +152,6 @@ class Handlers:
             Gauge(
                 name="bedplate_controller_acts",
                 help="1 while the controller acts, 0 while it only observes.",
-                samples={(): 0 if self._controller.halted else 1},
+                samples={(): 0 if engine.idle else 1},
             ),
         ]

@@ -180,7 +180,7 @@ class LabController:
         if not self.context_file.exists():
             return False
         try:
-            Client(self.context(), timeout=5).raw("GET", "/readyz", accept="*/*")
+            Client(self.context(), timeout=5).raw("GET", "/livez", accept="*/*")
         except UserError:
             return False
         return True

@@ -49,7 +49,8 @@ class Engine:
         self._checker = checker
         self._leading = False
         self._observe_only = False
-        self._store_failed = False
+        self._store_failed = ""  # how it failed
+        self._halted = ""  # why
         self._out: list[msg.Command] = []
         self._now = 0.0
         self._changed: set[Key] | None = None  # None: everything
@@ -100,9 +101,9 @@ class Engine:
             case msg.StepEnded():
                 self._step_ended(event.operation, event.result)
             case msg.StoreFailed():
-                self._store_failed = True
+                self._store_failed = event.message or "no reason was given"
             case msg.StoreHealed():
-                self._store_failed = False
+                self._store_failed = ""
                 self._replan_all()
             case msg.Accepted():
                 self._observe_only = False
@@ -447,6 +448,22 @@ class Engine:
         return self._observe_only or (k not in self._unplanned and k not in self._planned)
 
     @property
+    def idle(self) -> str | None:
+        """Why nothing is planned and no step begun, in one sentence; None while this engine acts."""
+        if self._halted:
+            return f"the controller has stopped acting: {self._halted}"
+        if not self._leading:
+            return "the controller is still reading its store"
+        if self._store_failed:
+            return f"the controller's store can't be written, so it only observes until it can: {self._store_failed}"
+        if self._observe_only:
+            return (
+                "the controller only observes, because its store was restored: look at what it would do with "
+                "`bedplate plan`, then let it act with `bedplate accept`"
+            )
+        return None
+
+    @property
     def spec(self) -> SpecState:
         """The declared objects as this engine knows them."""
         return self._spec
@@ -481,6 +498,7 @@ class Engine:
 
     def _halt(self, message: str) -> None:
         self._leading = False
+        self._halted = message
         self._out.append(msg.Halt(message=message))
 
     def _set_timer(self) -> None:

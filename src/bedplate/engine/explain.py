@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bedplate.engine.engine import Engine
-from bedplate.engine.status import machine_phase
+from bedplate.engine.status import AGENT_AWAY, machine_phase, timestamp
 from bedplate.model.blueprint import ClusterEntry, MachineEntry
-from bedplate.model.ids import Key, key
+from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.report import Rejection
 
 _REFUSED = {
@@ -34,6 +34,8 @@ def why(engine: Engine, kind: str, namespace: str, name: str) -> dict[str, Any] 
     if k is None:
         return None
     sentences = list(_about(engine, k))
+    if engine.idle is not None:
+        sentences.insert(0, engine.idle)
     machines = [
         {"name": m.name, "sentences": list(_about(engine, m.key))}
         for m in _machines(engine, k)
@@ -90,6 +92,8 @@ def _about(engine: Engine, k: Key) -> list[str]:
             out.append(f"it is planned because {entry.reason}")
     elif isinstance(entry, ClusterEntry):
         out.append(f"has Kubernetes {entry.version} and the address {entry.endpoint}:{entry.port}")
+    elif k.startswith("server/"):
+        out.extend(_about_server(engine, ServerName(k.partition("/")[2])))
     running = engine.flight.on(k)
     if running is not None:
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
@@ -105,6 +109,24 @@ def _about(engine: Engine, k: Key) -> list[str]:
         if history.count:
             out.append(f"{step} failed {history.count} times in a row, last: {history.last_error}")
     return out
+
+
+def _about_server(engine: Engine, name: ServerName) -> list[str]:
+    seen = engine.inventory.inventory.server(name)
+    if seen is None:
+        return [
+            "its agent has not connected since this controller started: start the agent on the server, "
+            f"or enrol it with `bedplate server enrol {name}`"
+        ]
+    view = seen.value
+    if view.connected:
+        return [f"its agent is connected, but: {view.error}"] if view.error else []
+    if view.error and view.error != AGENT_AWAY:
+        return [f"its agent may not connect: {view.error}"]
+    return [
+        f"{AGENT_AWAY} since {timestamp(seen.time)}: see whether it runs on the server and reaches the "
+        "controller's port for agents"
+    ]
 
 
 def _servers_text(count: int) -> str:

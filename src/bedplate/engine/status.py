@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CLUSTER_LABEL = "bedplate.dev/cluster"
 POOL_LABEL = "bedplate.dev/pool"
 ROLE_LABEL = "bedplate.dev/role"
+AGENT_AWAY = "its agent is not connected"
 
 
 def timestamp(seconds: float) -> str:
@@ -274,7 +275,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
     machines = [engine.blueprint.entries[k] for k in engine.index.by_server.get(name, ())]
     entries = [e for e in machines if isinstance(e, MachineEntry)]
     ok = view.connected and not view.error
-    message = view.error or ("" if view.connected else "its agent is not connected")
+    message = view.error or ("" if view.connected else AGENT_AWAY)
     return ServerStatus(
         observed_generation=s.metadata.generation,
         phase="Ready" if ok else "NotReady",

@@ -122,7 +122,10 @@ class Controller:
             log.info("another controller leads; waiting")
             await asyncio.sleep(RENEW_SECONDS)
         self._epoch = epoch
-        self.tell(await self._in_store(self._persistence.load, epoch))
+        started = await self._in_store(self._persistence.load, epoch)
+        if started.observe_only:
+            log.warning("this store was restored: only observing until a person accepts (`bedplate accept`)")
+        self.tell(started)
         return epoch
 
     async def run(self) -> None:
