@@ -124,7 +124,7 @@ class Objects:
         return Written(self.write(options, work), warnings)
 
     def replace(self, info: KindInfo, namespace: str, name: str, raw: dict[str, Any], options: Options) -> Written:
-        """Replace an object; its status stays, and so do a Secret's values where none are given, as nobody reads them."""
+        """Replace an object; its status stays, and so do a Secret's values where none are given: none can be read."""
         raw = mapping(raw, "the body")
         silent = info.kind == "Secret" and not {"data", "stringData"} & raw.keys()
         return self.edit(info, namespace, name, lambda now: {**raw, "data": now["data"]} if silent else raw, options)
