@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
 
 from bedplate.agent.main import STATE_FOLDER, run
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 sys.exit(
     run(
         sys.argv[1] if len(sys.argv) > 1 else "",

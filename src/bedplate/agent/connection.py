@@ -38,6 +38,7 @@ from bedplate.model.agent_protocol import (
     GuestWrite,
     Hello,
     Observed,
+    Pool,
     Pools,
     Reply,
     StreamCredit,
@@ -58,6 +59,8 @@ LAST_DELAY = 15.0
 REFUSED_DELAY = 30.0
 """After a refusal only a person can change something."""
 WELCOME_SECONDS = 10.0
+RENEWAL_SECONDS = 3600.0
+"""Between looks whether the certificate is due: months are left when it first is."""
 
 _decoder = msgspec.msgpack.Decoder(FromController)
 _encoder = msgspec.msgpack.Encoder()
@@ -93,9 +96,18 @@ class ControllerLink:
         self._silence = silence
         self._own_addresses = dial_own_addresses
         self._tasks: set[asyncio.Task[None]] = set()
+        self._renewing = asyncio.Lock()
+        self._configuring = asyncio.Lock()
 
     async def run(self) -> None:
         """Connect again and again until cancelled."""
+        renewing = asyncio.create_task(self._renew_in_time())
+        try:
+            await self._keep_connected()
+        finally:
+            renewing.cancel()
+
+    async def _keep_connected(self) -> None:
         delay = FIRST_DELAY
         while True:
             try:
@@ -119,10 +131,20 @@ class ControllerLink:
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
             delay = min(delay * 2, LAST_DELAY)
 
+    async def _renew_in_time(self) -> None:
+        """A connection may last longer than the certificate, and the next one needs one that is good."""
+        while True:
+            await asyncio.sleep(RENEWAL_SECONDS)
+            try:
+                await self._renew()
+            except OSError as error:
+                log.warning("the certificate was not renewed: %s", error)
+
     async def _renew(self) -> None:
         try:
-            if await asyncio.to_thread(renew_if_due, self._state):
-                log.info("certificate renewed")
+            async with self._renewing:
+                if await asyncio.to_thread(renew_if_due, self._state):
+                    log.info("certificate renewed")
         except (EnrolmentFailed, SigningFailed) as error:
             log.error("the certificate was not renewed: %s", error)
 
@@ -178,7 +200,7 @@ class ControllerLink:
             await send(Observed(views=tuple(views), full=full))
 
         streams = Streams(send)
-        await self._observer.configure(welcome.pools)
+        await self._configure(welcome.pools)
         self._spawn(self._observer.attach(tell))
         try:
             async for message in connection:
@@ -223,8 +245,12 @@ class ControllerLink:
         await send(await self._machines.guest(call))
 
     async def _pools(self, frame: Pools) -> None:
-        await self._observer.configure(frame.pools)
+        await self._configure(frame.pools)
         await self._observer.resync()
+
+    async def _configure(self, pools: Sequence[Pool]) -> None:
+        async with self._configuring:  # in the order in which they came: the last word counts
+            await self._observer.configure(pools)
 
     async def _open(self, request: StreamOpen, streams: Streams, send: Any) -> None:
         stream = streams.add(request.stream)

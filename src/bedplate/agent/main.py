@@ -54,7 +54,7 @@ def run(
     seeds: Path = FOLDER,
     dial_own_addresses: bool = False,
 ) -> int:
-    """Run the agent until SIGTERM or SIGINT; gives the exit code.
+    """Run the agent until SIGTERM or SIGINT, with its log on standard error; gives the exit code.
 
     Args:
         enrol_file: Path of the enrolment file, `-` for standard input; empty: the server is enrolled already.
@@ -67,6 +67,7 @@ def run(
         seeds: Folder in memory for cloud-init seeds.
         dial_own_addresses: Let streams go to the server's own loopback (for tests).
     """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         file = _read_enrol_file(enrol_file)
         with _alone(state):
@@ -157,9 +158,9 @@ async def _work(
         host = Host(identity.server, host_uuid, accelerated, address)
         channel = GuestChannel(guest_workers)
         observer = Observer(state, identity.store, host, worker, channel)
-        context = tls_context(state.ca_file.read_text(), state)
 
         def connect() -> ControllerConnection:
+            context = tls_context(state.ca_file.read_text(), state)  # the certificate may have been renewed
             return ControllerConnection(identity.controller, context, BULK_SECONDS)
 
         machines = Machines(state, identity.store, worker, observer, channel, seeds, accelerated, connect)

@@ -12,11 +12,14 @@ from typing import Any
 
 import msgspec
 
+from bedplate.agent.connection import ControllerLink
 from bedplate.agent.enrol import enrol
+from bedplate.agent.host import Host
 from bedplate.agent.state import AgentState, Identity
 from bedplate.drivers.agents.server import AgentServer
-from bedplate.model.agent_protocol import EnrolFile
+from bedplate.model.agent_protocol import EnrolFile, Pool
 from bedplate.model.ids import Epoch, ServerName, StoreId
+from bedplate.model.inventory import ServerView
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
 
@@ -71,3 +74,44 @@ async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+class Observer:
+    """What a connection asks of the agent's observer; keeps the pools that it was told."""
+
+    def __init__(self, board: str = OLD_BOARD) -> None:
+        self.board = board
+        self.pools: list[Sequence[Pool]] = []
+        self.connected = False
+
+    async def server_view(self) -> ServerView:
+        return ServerView(server=HV1, connected=True, host_uuid=self.board)
+
+    async def configure(self, pools: Sequence[Pool]) -> None:
+        self.pools.append(pools)
+
+    async def attach(self, _: object) -> None:
+        self.connected = True
+
+    def detach(self) -> None:
+        self.connected = False
+
+    async def resync(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def connecting(state: AgentState, identity: Identity) -> AsyncIterator[Observer]:
+    """The agent's end of the connection, running, without machines behind it."""
+    observer: Any = Observer(identity.host_uuid)
+    host = Host(HV1, identity.host_uuid, "tcg", "127.0.0.1")
+    nothing: Any = None
+    link = ControllerLink(
+        state, identity, host, observer, nothing, nothing, keepalive=5, silence=10, dial_own_addresses=False
+    )
+    task = asyncio.create_task(link.run())
+    try:
+        yield observer
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

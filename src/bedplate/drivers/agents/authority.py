@@ -139,14 +139,22 @@ class AgentAuthority:
         return msgspec.json.decode(kept, type=KnownServer) if kept is not None else None
 
     def forget(self, server: ServerName) -> None:
-        """Take a server's right to connect away."""
+        """Take a server's right to connect away, and that of files that were made for it."""
         self._secrets.delete_secret(SERVERS + server)
+        self._drop_tokens(lambda token: token.server == server)
+
+    def enrolled(self) -> list[ServerName]:
+        """The servers that are known."""
+        return [ServerName(name.removeprefix(SERVERS)) for name in self._secrets.list_secrets(SERVERS)]
 
     def prune_tokens(self) -> None:
         """Drop tokens that have ended, and what is known of their use."""
+        self._drop_tokens(lambda token: token.expires < self._clock())
+
+    def _drop_tokens(self, wanted: Callable[[_Token], bool]) -> None:
         for name in self._secrets.list_secrets(TOKENS):
             kept = self._secrets.get_secret(name)
-            if kept is not None and msgspec.json.decode(kept, type=_Token).expires < self._clock():
+            if kept is not None and wanted(msgspec.json.decode(kept, type=_Token)):
                 self._secrets.delete_secret(name)
                 self._secrets.delete_secret(USED + name.removeprefix(TOKENS))
 

@@ -130,9 +130,16 @@ class AgentServer:
         """Take a server's right to connect away and end its connection."""
         assert self._authority is not None, "start() first"
         await asyncio.to_thread(self._authority.forget, server)
-        link = self._links.get(server)
+        link = self._links.pop(server, None)
         if link is not None:
             await link.close()
+
+    async def forget_all_but(self, servers: Sequence[ServerName]) -> None:
+        """Forget the servers that are known and not among these."""
+        assert self._authority is not None, "start() first"
+        for server in set(await asyncio.to_thread(self._authority.enrolled)) - set(servers):
+            log.info("agent %s is forgotten: its server is not declared any more", server)
+            await self.forget(server)
 
     async def pools_changed(self, servers: Sequence[ServerName] | None = None) -> None:
         """Tell connected agents their disk pools again; None: all of them."""
