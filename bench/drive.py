@@ -118,8 +118,6 @@ class Drive:
 
     def empty_log(self) -> None:
         """Move the database's write-ahead log into the database, so that it begins anew."""
-        with self.store.transaction() as tx:
-            tx.connection.exec_driver_sql("PRAGMA user_version")  # any statement: a transaction of nothing
         raw = self.store._engine.raw_connection()
         try:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
