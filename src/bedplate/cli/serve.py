@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,21 @@ from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Pool
-from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import ClusterKey, Epoch, ServerName
+from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
+from bedplate.model.ids import ClusterKey, Digest, Epoch, ServerName
+from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster
-from bedplate.model.kinds.infrastructure import DiskPool, Server
+from bedplate.model.kinds.infrastructure import DiskPool, Image, ImageFile, Release, Server, server_labels
 from bedplate.model.labels import matches
 from bedplate.model.policy import Policy
 from bedplate.runner.controller import Controller
 from bedplate.runner.persistence import StorePersistence, spec_changed
+from bedplate.store import codec
 from bedplate.store.changelog import Change
 from bedplate.store.errors import StoreError
 from bedplate.store.store import Store
+
+log = logging.getLogger("bedplate.serve")
 
 CONTEXT_NAME = "bedplate"
 HOLDER = "controller"
@@ -100,6 +104,7 @@ class Process:
         self._listener = listener
         self._listen: tuple[str, int] = listener.getsockname()[:2]
         self._epoch = Epoch(0)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._blobs = Blobs(data / "blobs")
         # Nobody waits for a random seed: jitter only has to differ between stores.
         self._engine = Engine(Policy(), seed=_seed(store.id), checker=Checker())
@@ -130,7 +135,11 @@ class Process:
 
         unsubscribe = self._store.subscribe(committed)
         self._epoch = await self._controller.lead()
+        # The engine holds the blueprint before the first agent asks which disk pools its machines use.
+        running = asyncio.create_task(self._controller.run())
         await self._agents.start()
+        # Those whose Server was deleted while the controller was about to end.
+        await self._agents.forget_all_but([ServerName(s.metadata.name) for s in self._store.all("Server")])
         identity = await asyncio.to_thread(
             api_identity, self._store, tuple(dict.fromkeys((self._listen[0], "127.0.0.1", "localhost")))
         )
@@ -150,7 +159,6 @@ class Process:
         stopping = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
-        running = asyncio.create_task(self._controller.run())
         serving = asyncio.create_task(serve_app(app, self._listener, identity.certificate))
         stopper = asyncio.create_task(stopping.wait())
         try:
@@ -176,18 +184,50 @@ class Process:
         event = spec_changed(changes)
         if event is not None:
             self._controller.tell(event)
-        if any(c.kind in {"DiskPool", "Server"} and c.type != "MODIFIED" for c in changes):
-            self._pools_task = asyncio.create_task(self._agents.pools_changed())
+        for change in changes:
+            if change.type != "DELETED":
+                continue
+            if change.kind == "Server":
+                self._spawn(self._agents.forget(ServerName(change.name)))
+            if change.kind in {"Image", "Release"}:
+                self._spawn(asyncio.to_thread(self._drop_files, codec.decode(change.kind, change.new)))
+        if any(moves_pools(c) for c in changes):
+            self._spawn(self._agents.pools_changed())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("what follows a change of the store failed", exc_info=error)
+
+    def _drop_files(self, gone: Object) -> None:
+        """Remove the files of a deleted image or release that no other one names."""
+        named = {d for kind in ("Image", "Release") for o in self._store.all(kind) for d in _digests(o)}
+        for digest in _digests(gone) - named:
+            self._blobs.remove(digest)
 
     def _pools_for(self, server: ServerName) -> list[Pool]:
         known = self._store.find("Server", "", server)
-        labels = known.metadata.labels if isinstance(known, Server) else {}
+        labels = server_labels(known) if isinstance(known, Server) else {}
         pools = (p for p in self._store.all("DiskPool") if isinstance(p, DiskPool))
         return [
             Pool(name=p.metadata.name, path=p.spec.path, type=p.spec.type)
             for p in pools
-            if matches(p.spec.server_selector, labels)
+            if matches(p.spec.server_selector, labels) or self._holds_disks(server, p.metadata.name)
         ]
+
+    def _holds_disks(self, server: ServerName, pool: str) -> bool:
+        """Such a pool is served whatever its selector says now: else the disks would seem to be gone."""
+        entries, index = self._engine.blueprint.entries, self._engine.index
+        machines = (entries.get(k) for k in index.by_server.get(server, ()))
+        if any(isinstance(m, MachineEntry) and m.disk_pool == pool for m in machines):
+            return True
+        retained = (e for e in entries.values() if isinstance(e, RetainedDiskEntry)) if index.retained[pool] else ()
+        return any((e.server, e.disk_pool) == (server, pool) for e in retained)
 
     def _machines(self, cluster: ClusterKey) -> list[MachineEntry]:
         return [m for m in self._engine.blueprint.machines() if m.cluster == cluster]
@@ -206,6 +246,28 @@ class Process:
         if data is None or "userdata" not in data:
             raise LookupError(f"Secret {machine.user_data} with the key 'userdata' is missing")
         return base64.b64decode(data["userdata"])
+
+
+def moves_pools(change: Change) -> bool:
+    """True where the change may give a server another set of disk pools."""
+    if change.kind not in {"DiskPool", "Server"}:
+        return False
+    if change.type != "MODIFIED" or change.old is None:
+        return True
+    before, after = codec.decode(change.kind, change.old), codec.decode(change.kind, change.new)
+    if isinstance(before, Server) and isinstance(after, Server):
+        return server_labels(before) != server_labels(after)
+    return before.metadata.generation != after.metadata.generation
+
+
+def _digests(obj: Object) -> set[Digest]:
+    """The files that an image or a release names."""
+    files: tuple[ImageFile, ...] = ()
+    if isinstance(obj, Image):
+        files = (obj.spec.disk, obj.spec.kernel, obj.spec.initrd)
+    elif isinstance(obj, Release):
+        files = tuple(obj.spec.files.values())
+    return {Digest(f.digest) for f in files if f.digest}
 
 
 def _seed(store: str) -> int:

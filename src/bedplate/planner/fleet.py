@@ -14,7 +14,7 @@ from bedplate.model import quantity
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.inventory import Observation, PoolView, ServerView
-from bedplate.model.kinds.infrastructure import DiskPool, Server
+from bedplate.model.kinds.infrastructure import DiskPool, Server, server_labels
 
 _PROFILES_LIMIT = 256
 """Kept orders of servers, one per kind of request. A fleet has few; more than this is a test of patience."""
@@ -62,7 +62,7 @@ class ServerState:
         self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
         self.unschedulable = server is not None and server.spec.unschedulable
         self.domains: Mapping[str, str] = server.spec.failure_domain if server is not None else {}
-        self.labels: Mapping[str, str] = {**self.domains, **server.metadata.labels} if server is not None else {}
+        self.labels: Mapping[str, str] = server_labels(server) if server is not None else {}
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
             (self.hypervisor, self.unschedulable, self.connected, self.bridges, self.cpu_capacity),

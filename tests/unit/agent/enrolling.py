@@ -69,7 +69,7 @@ async def listening(folder: Path) -> AsyncIterator[Listening]:
         await made.server.stop()
 
 
-async def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(true: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait for it; fail where it does not come."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110

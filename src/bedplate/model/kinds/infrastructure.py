@@ -76,6 +76,11 @@ class Server(BedplateObject, frozen=True):
     status: ServerStatus = ServerStatus()
 
 
+def server_labels(server: Server) -> dict[str, str]:
+    """What selectors match a server by: its failure domain and its labels, which win."""
+    return {**server.spec.failure_domain, **server.metadata.labels}
+
+
 class AddressRange(Wire, frozen=True):
     """Addresses from first to last, both included."""
 

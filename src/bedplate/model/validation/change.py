@@ -8,7 +8,7 @@ from operator import attrgetter
 from bedplate.model import quantity
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, NodePool
-from bedplate.model.kinds.infrastructure import Network, Release
+from bedplate.model.kinds.infrastructure import DiskPool, Network, Release
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.validation.faults import Fault
 
@@ -33,6 +33,7 @@ _FIXED: dict[type[Object], tuple[tuple[str, str, str], ...]] = {
         ("spec.cidr", "spec.cidr", "machines have addresses of it"),
         ("spec.bridge", "spec.bridge", "machines are attached to it"),
     ),
+    DiskPool: (("spec.path", "spec.path", "disks lie there"),),
     Release: (("spec.version", "spec.version", "clusters may have been resolved to it"),),
 }
 """Field, attribute path, and why it can't change."""
