@@ -238,6 +238,7 @@ def _make(
         network=entry.network,
         spread=plane.spread,
         drain_timeout=float(plane.rollout.drain_timeout_seconds),
+        ssh_keys=s.declared.spec.ssh_keys,
     )
     made = _place_all(p, mold, count, beside, why)
     if entry.endpoint_type == "vrrp" and s.entry is None:

@@ -135,6 +135,7 @@ def shape_image_missing(p: Planning, s: Scope, owner: Key, pool: NodePool) -> bo
 
 def _mold(s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mold:
     assert s.entry is not None
+    assert s.declared is not None
     spec = pool.spec
     return Mold(
         owner=owner,
@@ -151,4 +152,5 @@ def _mold(s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mol
         node_labels=tuple(sorted(spec.labels.items())),
         node_taints=tuple(f"{t.key}={t.value}:{t.effect}" for t in spec.taints),
         drain_timeout=float(spec.rollout.drain_timeout_seconds),
+        ssh_keys=s.declared.spec.ssh_keys,
     )

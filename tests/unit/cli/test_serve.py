@@ -55,13 +55,14 @@ class Controller:
         try:
             await asyncio.to_thread(lambda: self._client.raw("HEAD", f"/blobs/{digest}", accept="*/*"))
         except ApiError as error:
-            assert error.code == 404
-            return False
+            if error.code == 404:
+                return False
+            raise
         return True
 
     async def lost(self, digest: str) -> None:
         async with asyncio.timeout(120):
-            while await self.has(digest):
+            while await self.has(digest):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 

@@ -48,6 +48,8 @@ class ClusterSpec(Wire, frozen=True):
     pod_network: Literal["routes", "none"] = "routes"
     """`routes`: built in, works offline, enforces no NetworkPolicy. `none`: an addon brings one."""
     addons: tuple[Addon, ...] = ()
+    ssh_keys: tuple[str, ...] = ()
+    """Public keys of those who may log in as root; a machine keeps those that it was made with."""
 
 
 class ClusterStatus(Status, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bedplate.model import quantity
@@ -155,6 +155,7 @@ def _endpoint(c: Cluster) -> Iterator[Fault]:
 def _addons(c: Cluster) -> Iterator[Fault]:
     seen: set[str] = set()
     for i, addon in enumerate(c.spec.addons):
+    yield from _ssh_keys(s.ssh_keys)
         path = f"spec.addons[{i}]"
         if fault := name_fault(addon.name, 63):
             yield Fault(f"{path}.name", fault)
@@ -196,7 +197,11 @@ def _virtual_machine(v: VirtualMachine) -> Iterator[Fault]:
         yield Fault("spec.image", "is missing; name an Image to boot from", "FieldValueRequired")
     if s.address and isinstance(fault := read_address(s.address), str):
         yield Fault("spec.address", fault)
-    for i, key in enumerate(s.ssh_keys):
+    yield from _ssh_keys(s.ssh_keys)
+
+
+def _ssh_keys(keys: Sequence[str]) -> Iterator[Fault]:
+    for i, key in enumerate(keys):
         if "PRIVATE KEY" in key:
             yield Fault(f"spec.sshKeys[{i}]", "is a private key; give the public one, and treat this one as known")
         elif len(key.split()) < 2:
