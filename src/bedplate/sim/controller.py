@@ -1,6 +1,7 @@
 """One simulated controller: the real engine, its commands carried out against the simulated store and world.
 
-It dies between any two commands; what it knew is gone then, what it set going in the world goes on.
+It dies before any command, and all of that turn's writes with it; what it knew is gone then, what it set going in the
+world goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bedplate.model.kinds.base import Object
 from bedplate.model.steps import Unknown
 from bedplate.ports import ClusterAccess, CommitConflict
 from bedplate.sim import views
+from bedplate.sim.store import StoreCommand
 
 if TYPE_CHECKING:
     from bedplate.sim.simulator import Simulator
@@ -38,7 +40,7 @@ class SimController:
         self._told: dict[Key, AnyView] = {}
         self._answering: set[ClusterKey] = set()
         self._timer = 0
-        self._refused: list[msg.Command] = []
+        self._refused: list[StoreCommand] = []
 
     def lead(self) -> None:
         """Take the lead; then agents connect and tell all that they know."""
@@ -50,13 +52,19 @@ class SimController:
                 self.sim.after(0.01, lambda name=server.name: self.agent_connected(name))
 
     def handle(self, event: msg.Event) -> None:
-        """Give the engine an event and carry out what it says, one command at a time."""
+        """Give the engine an event and carry out what it says; what goes to the store goes in one transaction."""
         if not self.alive:
             return
+        for_store: list[StoreCommand] = []
         for command in self.engine.handle(event, self.sim.now):
             if self.sim.dies_here(self):
                 return
-            self._carry_out(command)
+            if isinstance(command, StoreCommand):
+                for_store.append(command)
+            else:
+                self._carry_out(command)
+        if for_store:
+            self._write(for_store)
 
     def tell(self, event: msg.Event) -> None:
         """Queue an event."""
@@ -80,49 +88,34 @@ class SimController:
                 self.halted = command.message
                 self.sim.say(self.name, f"stops acting: {command.message}")
             case _:
-                self._write(command)
+                raise AssertionError(f"not a command for the world: {command}")
 
-    def _write(self, command: msg.Command) -> None:
+    def _write(self, commands: list[StoreCommand]) -> None:
         if self.sim.store.broken or self._refused:
             if not self._refused:
                 self.tell(msg.StoreFailed(message="no space left on device"))
-            self._refused.append(command)
+            self._refused += commands
             return
         try:
-            self._store(command)
+            answers = self.sim.store.carry_out(commands, self._echo)
         except CommitConflict as conflict:
             self.tell(msg.CommitLost(message=str(conflict)))
+            return
+        numbers = iter([a.number for a in answers if isinstance(a, msg.Committed)])
+        for command in commands:
+            if isinstance(command, msg.Commit):
+                self.sim.committed(self, next(numbers), command.delta)
+            elif isinstance(command, msg.Begin):
+                self.sim.begun(self, command.operation)
+        for answer in answers:
+            self.tell(answer)
 
     def store_healed(self) -> None:
         """The store takes writes again: those it refused come first."""
         refused, self._refused = self._refused, []
-        for command in refused:
-            self._write(command)
+        if refused:
+            self._write(refused)
         self.tell(msg.StoreHealed())
-
-    def _store(self, command: msg.Command) -> None:
-        store = self.sim.store
-        match command:
-            case msg.Commit():
-                number = store.commit(command.delta, command.epoch)
-                self.sim.committed(self, number, command.delta)
-                self.tell(msg.Committed(number=number))
-            case msg.Begin():
-                store.begin(command.operation)
-                self.sim.begun(self, command.operation)
-                self.tell(msg.Journalled(operation=command.operation.id))
-            case msg.Finish():
-                store.finish(command.operation, command.result, command.finished)
-            case msg.Publish():
-                self._echo(store.publish(command.object))
-            case msg.Unpublish():
-                store.objects.pop(command.key, None)
-            case msg.Finalise():
-                self._echo(store.finalise(command.key))
-            case msg.Record():
-                store.events.append(command)
-            case _:
-                raise AssertionError(f"not a command for the store: {command}")
 
     def _echo(self, changes: Mapping[Key, Object | None]) -> None:
         if changes:

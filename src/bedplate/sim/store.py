@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import msgspec
 
 from bedplate.engine import messages as msg
@@ -21,6 +23,11 @@ from bedplate.ports import CommitConflict
 
 FINALISED = (Cluster, NodePool, VirtualMachine)
 """Kinds that stay until nothing of them is left in the world."""
+
+
+StoreCommand = msg.Commit | msg.Begin | msg.Finish | msg.Publish | msg.Unpublish | msg.Finalise | msg.Record
+Echo = Mapping[Key, Object | None]
+"""What the engine hears of a write, as of any other change of what is declared."""
 
 
 class SimStore:
@@ -58,7 +65,10 @@ class SimStore:
         else:
             same = getattr(old, "spec", None) == getattr(obj, "spec", None)
             meta = msgspec.structs.replace(
-                old.metadata, labels=obj.metadata.labels, generation=old.metadata.generation + (0 if same else 1)
+                old.metadata,
+                labels=obj.metadata.labels,
+                annotations=obj.metadata.annotations,
+                generation=old.metadata.generation + (0 if same else 1),
             )
             new = msgspec.structs.replace(obj, metadata=meta)
             if hasattr(old, "status"):
@@ -80,11 +90,50 @@ class SimStore:
 
     # --- what the engine writes -----------------------------------------------------------------------------------
 
+    def carry_out(
+        self, commands: Sequence[StoreCommand], echo: Callable[[Echo], None] | None = None
+    ) -> list[msg.Event]:
+        """Write one turn's commands in their order, all of them or none; give their acknowledgements.
+
+        Raises:
+            CommitConflict: none was written.
+        """
+        newest = self.blueprint.number
+        for command in commands:  # all that can be refused, before anything is written
+            match command:
+                case msg.Commit():
+                    self._check(command.epoch)
+                    self._check_parent(command.delta, newest)
+                    newest += 1
+                case msg.Begin():
+                    self._check(command.operation.epoch)
+                case _:
+                    pass
+        return [event for c in commands if (event := self._one(c, echo or _unheard)) is not None]
+
+    def _one(self, command: StoreCommand, echo: Callable[[Echo], None]) -> msg.Event | None:
+        match command:
+            case msg.Commit():
+                return msg.Committed(number=self.commit(command.delta, command.epoch))
+            case msg.Begin():
+                self.begin(command.operation)
+                return msg.Journalled(operation=command.operation.id)
+            case msg.Finish():
+                self.finish(command.operation, command.result, command.finished)
+            case msg.Publish():
+                echo(self.publish(command.object))
+            case msg.Unpublish():
+                self.objects.pop(command.key, None)
+            case msg.Finalise():
+                echo(self.finalise(command.key))
+            case msg.Record():
+                self.events.append(command)
+        return None
+
     def commit(self, delta: Delta, epoch: Epoch) -> Revision:
         """Compare-and-set. Raises `CommitConflict`."""
         self._check(epoch)
-        if delta.parent != self.blueprint.number:
-            raise CommitConflict(f"blueprint {self.blueprint.number} is the newest, not {delta.parent}")
+        self._check_parent(delta, self.blueprint.number)
         number = Revision(self.blueprint.number + 1)
         self.blueprint = apply_delta(self.blueprint, delta, number)
         for k, entry in delta.changes.items():
@@ -110,31 +159,43 @@ class SimStore:
     def publish(self, obj: Object) -> dict[Key, Object | None]:
         """Write a status, or a derived object whole; give what the engine hears of it."""
         k = object_key(obj)
-        old = self.objects.get(k)
+        old, meta = self.objects.get(k), obj.metadata
         if isinstance(obj, Machine | RetainedDisk):
-            mark = old.metadata.deletion_timestamp if old is not None and old.metadata.uid == obj.metadata.uid else None
-            meta = msgspec.structs.replace(obj.metadata, deletion_timestamp=mark)
-            self.objects[k] = msgspec.structs.replace(obj, metadata=meta)
+            if old is None or (meta.uid and meta.uid != old.metadata.uid):
+                mark, generation = None, 1
+            else:
+                mark = old.metadata.deletion_timestamp
+                generation = old.metadata.generation + (getattr(old, "spec", None) != getattr(obj, "spec", None))
+            meta = msgspec.structs.replace(meta, deletion_timestamp=mark, generation=generation)
+            said = [msgspec.structs.replace(c, observed_generation=generation) for c in obj.status.conditions]
+            status = msgspec.structs.replace(obj.status, observed_generation=generation, conditions=tuple(said))
+            self.objects[k] = msgspec.structs.replace(obj, metadata=meta, status=status)
             return {}
-        if old is None:
+        if old is None or (meta.uid and meta.uid != old.metadata.uid):
             return {}
         self.objects[k] = msgspec.structs.replace(old, status=obj.status)  # type: ignore[attr-defined]
         return {k: self.objects[k]}
 
     def finalise(self, k: Key) -> dict[Key, Object | None]:
-        """Take the finalizer off; the object goes if it is being deleted."""
+        """Take the finalizer off; the object goes if it was the last and the object is being deleted."""
         old = self.objects.get(k)
         if old is None:
             return {}
-        if old.metadata.deletion_timestamp:
+        left = tuple(f for f in old.metadata.finalizers if f != FINALIZER)
+        if old.metadata.deletion_timestamp and not left:
             del self.objects[k]
             return {k: None}
-        self.objects[k] = msgspec.structs.replace(old, metadata=msgspec.structs.replace(old.metadata, finalizers=()))
+        self.objects[k] = msgspec.structs.replace(old, metadata=msgspec.structs.replace(old.metadata, finalizers=left))
         return {k: self.objects[k]}
 
     def _check(self, epoch: Epoch) -> None:
-        if epoch < self.epoch:
+        if epoch != self.epoch:
             raise CommitConflict(f"epoch {epoch} is over: {self.epoch} has begun")
+
+    @staticmethod
+    def _check_parent(delta: Delta, newest: int) -> None:
+        if delta.parent != newest:
+            raise CommitConflict(f"blueprint {newest} is the newest, not {delta.parent}")
 
     def _get(self, target: Key, step: str) -> Attempt:
         return self.attempts.get(target, {}).get(step, Attempt())
@@ -147,9 +208,13 @@ class SimStore:
     def lead(self) -> msg.Started:
         """Begin a new epoch and give all that the store holds."""
         self.epoch = Epoch(self.epoch + 1)
+        return self.load(self.epoch)
+
+    def load(self, epoch: Epoch) -> msg.Started:
+        """All that the store holds, for whoever leads in this epoch."""
         return msg.Started(
             store=self.id,
-            epoch=self.epoch,
+            epoch=epoch,
             spec=self.spec(),
             blueprint=self.blueprint,
             open_operations=tuple(self.operations.values()),
@@ -178,6 +243,10 @@ class SimStore:
             doomed_machines=frozenset(o.metadata.uid for o in doomed),
             released_disks=frozenset(o.spec.machine_uid for o in released),
         )
+
+
+def _unheard(_: Echo) -> None:
+    """Nobody listens."""
 
 
 def _time(now: float) -> str:

@@ -97,9 +97,11 @@ class Store:
             key = load_key(folder / KEY, create=fresh or url is not None)
             if fresh:
                 os.close(os.open(folder / DATABASE, os.O_WRONLY | os.O_CREAT, 0o600))
-        except OSError as error:
+        except (OSError, StoreError) as error:
             if held is not None:
                 held.close()
+            if isinstance(error, StoreError):
+                raise
             raise StoreUnavailable(f"the data folder {folder} can't be used: {error.strerror}") from error
         store = cls(folder, url or f"sqlite:///{folder / DATABASE}", key, clock, held)
         try:

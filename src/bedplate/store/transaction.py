@@ -124,7 +124,7 @@ class Transaction(Records):
         new = msgspec.structs.replace(obj, metadata=kept)
         if new == old and not force:
             return old
-        if kept.deletion_timestamp and not kept.finalizers:
+        if kept.deletion_timestamp and not kept.finalizers and not BY_KIND[kind].derived:
             return self._remove(new, old_data)
         return self._write("MODIFIED", new, old_data)
 
