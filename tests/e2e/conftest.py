@@ -50,7 +50,7 @@ class World:
     def object(self, kind: str, name: str) -> dict[str, Any]:
         return json.loads(self.bedplate("get", kind, name, "-o", "json"))
 
-    def until(self, what: str, condition: Callable[[], Any], seconds: float = 600) -> Any:
+    def until(self, what: str, condition: Callable[[], Any], seconds: float = 1200) -> Any:
         """Look until the condition gives something true; the last look's failure is told."""
         deadline = time.monotonic() + seconds
         while True:

@@ -1,4 +1,4 @@
-"""Few, quick examples by default; `HYPOTHESIS_PROFILE=long` looks further, and shrinks what fails (which takes long)."""
+"""Few, quick examples by default; `HYPOTHESIS_PROFILE=long` looks further and shrinks what fails."""
 
 from __future__ import annotations
 

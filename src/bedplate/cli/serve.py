@@ -21,7 +21,7 @@ from bedplate.api.server import listening, serve_app
 from bedplate.checks.blueprint import Checker
 from bedplate.cli import context
 from bedplate.cli.handlers import Handlers
-from bedplate.cli.identity import api_identity
+from bedplate.cli.identity import api_identity, bracketed, public_names
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
@@ -81,7 +81,9 @@ def serve(
         return 1
     try:
         return asyncio.run(
-            Process(store, data, listener, agents, slow, proxy_url).run(context_file or data / "context")
+            Process(store, data, listener, agents, slow, proxy_url, host=listen[0]).run(
+                context_file or data / "context"
+            )
         )
     finally:
         store.close()
@@ -98,16 +100,22 @@ class Process:
         agents: tuple[str, int],
         slow: bool,
         proxy_url: str,
+        *,
+        host: str = "",
     ) -> None:
+        """`host`: what the listener was asked to listen at, where that is a name or all addresses."""
         self._store = store
         self._proxy_url = proxy_url
         self._listener = listener
-        self._listen: tuple[str, int] = listener.getsockname()[:2]
+        address, port = listener.getsockname()[:2]
+        self._names = public_names(host or address)
+        self._url = f"https://{bracketed(self._names[0])}:{port}"
         self._epoch = Epoch(0)
         self._tasks: set[asyncio.Task[None]] = set()
         self._blobs = Blobs(data / "blobs")
         # Nobody waits for a random seed: jitter only has to differ between stores.
-        self._engine = Engine(Policy(), seed=_seed(store.id), checker=Checker())
+        policy = Policy(joins_at_once=1) if slow else Policy()
+        self._engine = Engine(policy, seed=_seed(store.id), checker=Checker())
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,
@@ -140,9 +148,7 @@ class Process:
         await self._agents.start()
         # Those whose Server was deleted while the controller was about to end.
         await self._agents.forget_all_but([ServerName(s.metadata.name) for s in self._store.all("Server")])
-        identity = await asyncio.to_thread(
-            api_identity, self._store, tuple(dict.fromkeys((self._listen[0], "127.0.0.1", "localhost")))
-        )
+        identity = await asyncio.to_thread(api_identity, self._store, self._names)
         handlers = Handlers(
             self._store,
             self._controller,
@@ -153,9 +159,8 @@ class Process:
         )
         hooks = Hooks(planner=handlers, streams=handlers, operator=handlers)
         app = create_app(self._store, token=identity.token, blobs=self._blobs, hooks=hooks)
-        context.save(
-            CONTEXT_NAME, f"https://{self._listen[0]}:{self._listen[1]}", identity.ca, identity.token, context_file
-        )
+        context.save(CONTEXT_NAME, self._url, identity.ca, identity.token, context_file)
+        log.info("the API listens at %s, agents at %s", self._url, ", ".join(self._agents.addresses))
         stopping = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, stopping.set)
@@ -276,6 +281,7 @@ def _seed(store: str) -> int:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

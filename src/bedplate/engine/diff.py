@@ -56,6 +56,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Control-plane entries by their cluster's key, in the order of their creation."""
     members: Mapping[ClusterKey, Set[Key]]
     """Keys of all entries of a cluster, its own included."""
+    joins_at_once: int
+    """As in `Policy`."""
 
 
 SATISFIED = Next()
@@ -93,6 +95,8 @@ def _machine(world: World, m: MachineEntry) -> Next:
             return _run(world, m, domain)
         case "stop":
             return _stop(m, domain)
+        case "manual":
+            return _ready_to_start(world, m, domain) or SATISFIED
         case "drain":
             return _drain(world, m)
         case "remove":
@@ -104,6 +108,18 @@ def _run(world: World, m: MachineEntry, d: DomainView) -> Next:
         return _wait(Waiting.UNCONFIRMED, "the domain is paused; resume it on its server")
     if d.state == "running":
         return _joined(world, m, d) if m.is_node else _up(m, d)
+    unfinished = _ready_to_start(world, m, d)
+    if unfinished is not None:
+        return unfinished
+    if d.boot < m.boot:
+        return Next(step=StartDomain(machine=m), reason=f"it is to run (boot {m.boot})")
+    return _wait(Waiting.BOOT, f"the domain ended after boot {d.boot}; planning decides on another")
+
+
+def _ready_to_start(world: World, m: MachineEntry, d: DomainView) -> Next | None:
+    """What is missing before it can be started, by whomever; None: nothing, or it runs."""
+    if d.state in {"running", "paused"}:
+        return None
     if not d.volume:
         if m.joined or attempt(world, m.key, "CreateVolume").succeeded:
             # An empty disk in its place would make a machine that is nobody's: planning replaces it.
@@ -111,9 +127,7 @@ def _run(world: World, m: MachineEntry, d: DomainView) -> Next:
         return _volume(world, m)
     if d.state == "absent" or d.generation < m.generation:
         return Next(step=DefineDomain(machine=m), reason="its domain is not defined as planned")
-    if d.boot < m.boot:
-        return Next(step=StartDomain(machine=m), reason=f"it is to run (boot {m.boot})")
-    return _wait(Waiting.BOOT, f"the domain ended after boot {d.boot}; planning decides on another")
+    return None
 
 
 def _volume(world: World, m: MachineEntry) -> Next:
@@ -169,6 +183,10 @@ def _bootstrap(world: World, m: MachineEntry) -> Next:
         return _wait(Waiting.CONTROL_PLANE, "no control-plane machine is up to take it in")
     if m.role == "control-plane" and _another_is_joining(world, cluster, m):
         return _wait(Waiting.CONTROL_PLANE_BUSY, "another control-plane machine is joining")
+    if m.role == "worker" and (others := _joining(world, cluster, m)) >= world.joins_at_once:
+        return _wait(
+            Waiting.JOIN_TURN, f"{others} other{'s are' if others > 1 else ' is'} joining; its turn comes next"
+        )
     return Next(
         step=Bootstrap(cluster=cluster, machine=m, mode="join", peers=peers), reason="it is to join the cluster"
     )
@@ -177,10 +195,28 @@ def _bootstrap(world: World, m: MachineEntry) -> Next:
 def _is_starting(world: World, cluster: ClusterEntry) -> bool:
     """True while `kubeadm init` runs: what joiners read is written by its last phases, and they would only poll."""
     for m in world.control_planes.get(cluster.key, ()):
-        if m.uid == cluster.first_machine and not m.joined:
+        if m.uid == cluster.first_machine:
             domain = world.inventory.domain(m.server, m.uid)
             return domain is not None and domain.value.bootstrap == "running"
     return False
+
+
+def _joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> int:
+    """How many other machines of the cluster are between the start of their kubeadm join and their Node."""
+    count = 0
+    for k in world.members.get(cluster.cluster, ()):
+        other = world.blueprint.entries.get(k)
+        if not isinstance(other, MachineEntry) or other.uid == m.uid or other.desired != "run":
+            continue
+        if is_node_of(world.inventory.node(m.cluster, other.name), other):
+            continue
+        domain = world.inventory.domain(other.server, other.uid)
+        begun = domain is not None and domain.value.state == "running" and domain.value.bootstrap in {"running", "done"}
+        if begun or attempt(world, other.key, "Bootstrap").running:
+            count += 1
+            if count >= world.joins_at_once:
+                break
+    return count
 
 
 def _another_is_joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> bool:
@@ -226,7 +262,7 @@ def _drain(world: World, m: MachineEntry) -> Next:
 
 
 def _remove(world: World, m: MachineEntry, d: DomainView) -> Next:
-    polite = d.state == "running" and m.role == "vm" and d.guest_agent
+    polite = d.state == "running" and m.role == "vm"  # without a guest agent it is asked by its power button alone
     if polite and attempt(world, m.key, "StopDomain", m.generation).succeeded == 0.0:
         return Next(step=StopDomain(machine=m), reason="it is to end in good order")
     if d.state != "absent":

@@ -7,6 +7,7 @@ the runner drives it against the real world and the simulator against a virtual 
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from bedplate.checks.blueprint import Finding
@@ -61,6 +62,7 @@ class Engine:
         self._wakeups: list[tuple[float, Key]] = []
         self._crowded: dict[str, dict[Key, None]] = {}  # by bound: who waits for room under it, in order
         self._freed: set[str] = set()
+        self._in_turn: defaultdict[ClusterKey, set[Key]] = defaultdict(set)  # who waits to join, by cluster
         self._unplanned: set[Key] = set()  # declared objects with news since the last planning
         self._planned: set[Key] = set()  # those whose planning is being committed
         self._counter = 0
@@ -162,8 +164,18 @@ class Engine:
             self._look.update(machines)
             self._news(machines)
 
+    def _let_join(self, view: AnyView) -> None:
+        """Look at those who wait for their turn to join a cluster where somebody's join may have ended."""
+        if isinstance(view, NodeView):
+            self._look.update(self._in_turn.pop(view.cluster, ()))
+        elif isinstance(view, DomainView) and view.bootstrap != "running" and self._in_turn:
+            entry = self.blueprint.machine(view.uid)
+            if entry is not None:
+                self._look.update(self._in_turn.pop(entry.cluster, ()))
+
     def _seen_anew(self, view: AnyView, touched: Iterable[Key]) -> None:
         """Plan with the view, and show anew whatever it is about."""
+        self._let_join(view)
         self._news([view.key])
         if not isinstance(view, ServerView):
             # Of a server, planning knows whom its news may matter to, and what its machines show changes only with
@@ -324,6 +336,7 @@ class Engine:
             now=self._now,
             control_planes=self.index.control_planes,
             members=self.index.by_cluster,
+            joins_at_once=self.policy.joins_at_once,
         )
 
     def _look_at(self, world: World, k: Key) -> None:
@@ -332,6 +345,10 @@ class Engine:
         found = next_for(world, k)
         if found.step is not None:
             found = self._admit(k, found, found.step)
+        if found.waiting is Waiting.JOIN_TURN:
+            entry = self.blueprint.entries[k]
+            assert isinstance(entry, MachineEntry)
+            self._in_turn[entry.cluster].add(k)
         if self.next.get(k) != found:
             self.next[k] = found
             self._projection.touch(k)

@@ -27,6 +27,7 @@ from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.spec import Spec
 
 
@@ -91,6 +92,7 @@ class SpecState:
             and old.metadata.uid == obj.metadata.uid
             and old.metadata.deletion_timestamp == obj.metadata.deletion_timestamp
             and old.metadata.labels == obj.metadata.labels
+            and old.metadata.annotations.get(ALLOW_MANY) == obj.metadata.annotations.get(ALLOW_MANY)
         )
         return None if same else k
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+ALLOW_MANY = "bedplate.dev/allow-many"
+"""Annotation of a Cluster. `true`: a person has confirmed that more than 30 % of it may be acted on (rule 6)."""
+
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds."""
@@ -22,6 +25,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     boot_window: float = 3600.0
     replace_at_once: int = 2
     """Machines being replaced after failures at any time per cluster: never more than a few at once."""
+    joins_at_once: int = 10
+    """Workers that join one cluster at a time: each costs its API server and etcd some seconds of work. On emulated
+    guests two at once made an API server miss its own deadlines."""
     steps_per_server: int = 4
     """Steps in flight on one server: libvirt serialises the rest anyway."""
     steps_per_kind: int = 64
@@ -33,5 +39,3 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Without a word from an agent for so long, its server counts as not connected."""
     tick: float = 0.05
     """News is gathered this long before planning, so that a busy fleet does not make a blueprint per event."""
-    allow_many: bool = False
-    """A person has confirmed that more than 30 % of a domain may be acted on (rule 6)."""

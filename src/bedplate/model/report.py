@@ -46,6 +46,7 @@ class Waiting(StrEnum):
     BACKOFF = "RetryingAfterFailure"
     BOOT = "WaitingForBoot"
     JOIN = "WaitingForNode"
+    JOIN_TURN = "WaitingForTurnToJoin"
     DRAIN = "Draining"
     CAPACITY = "BoundedConcurrency"
     UNCONFIRMED = "EndNotConfirmed"

@@ -36,7 +36,7 @@ PACKAGES = (
     *("containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "conntrack", "ethtool"),
     *("socat", "iproute2", "ipset", "ca-certificates", "keepalived", "mount", "util-linux", "nfs-common"),
     # ways in
-    *("qemu-guest-agent", "openssh-server", "iputils-ping", "curl", "less"),
+    *("qemu-guest-agent", "openssh-server", "iputils-ping", "curl", "jq", "less"),
 )
 
 

@@ -29,10 +29,12 @@ ENABLED = (
     "kubelet.service",
     "bedplate-routes.path",
     "bedplate-grow.service",
+    "bedplate-certificates.timer",
+    "keepalived.service",
     "qemu-guest-agent.service",
     "ssh.socket",
 )
-DISABLED = ("keepalived.service", "nftables.service", "ssh.service", "e2scrub_reap.service", "rpcbind.service")
+DISABLED = ("nftables.service", "ssh.service", "e2scrub_reap.service", "rpcbind.service")
 MASKED = (
     # Timers and services of a hand-kept server; nodes are replaced, not kept.
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "man-db.timer"),

@@ -16,8 +16,12 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 DIRECT_PORT = 6443
 """Where API servers listen when the cluster's endpoint is somebody else's load balancer."""
 DNS_DOMAIN = "cluster.local"
+PATCHES = "/run/bedplate/payload/patches"
 TOKEN_MINUTES = 30
 """A join's token is deleted when its node appears; this is for joins that never come to that."""
+
+
+STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 class Pace:
@@ -54,9 +58,32 @@ class Pace:
         )
 
     @property
+    def api_server(self) -> list[dict[str, str]]:
+        """Without queues for fairness: their upkeep alone takes a tenth of an emulated core."""
+        return arguments({"enable-priority-and-fairness": "false"}) if self.slow else []
+
+    @property
     def etcd(self) -> list[dict[str, str]]:
         """etcd's heartbeats (ms); its own defaults are 100 and 1000."""
-        return arguments({"heartbeat-interval": "500", "election-timeout": "5000"}) if self.slow else []
+        if not self.slow:
+            return []
+        return arguments({"heartbeat-interval": "500", "election-timeout": "5000", "log-level": "error"})
+
+    @property
+    def patches(self) -> dict[str, str]:
+        """kubeadm's patches of the static pods, by file name.
+
+        kubeadm has each asked every second whether it is ready, and ended when it is silent for 80 s. A handshake costs
+        an emulated core 50 ms and more, and an API server that is ended while it starts only begins anew.
+        """
+        if not self.slow:
+            return {}
+        return {f"{pod}0+strategic.yaml": _probes(pod) for pod in STATIC_PODS}
+
+    @property
+    def kubelet_flags(self) -> dict[str, str]:
+        """How often the kubelet measures containers; its own default is 10 s."""
+        return {"housekeeping-interval": "60s"} if self.slow else {}
 
     @property
     def grace(self) -> str:
@@ -91,10 +118,12 @@ def init(cluster: ClusterEntry, machine: MachineEntry, token: str, pace: Pace) -
             }
         ],
         "localAPIEndpoint": {"advertiseAddress": machine.nic.address, "bindPort": api_port(cluster)},
-        "nodeRegistration": _registration(machine),
+        "nodeRegistration": _registration(machine, pace),
     }
     if pace.timeouts:
         first["timeouts"] = pace.timeouts
+    if pace.patches:
+        first["patches"] = {"directory": PATCHES}
     return _documents(first, _cluster(cluster, pace), _kubelet(pace), _proxy(cluster))
 
 
@@ -110,13 +139,15 @@ def join(cluster: ClusterEntry, machine: MachineEntry, token: str, ca_hash: str,
                 "caCertHashes": [ca_hash],
             }
         },
-        "nodeRegistration": _registration(machine),
+        "nodeRegistration": _registration(machine, pace),
     }
     if machine.role == "control-plane":
         local = {"advertiseAddress": machine.nic.address, "bindPort": api_port(cluster)}
         configuration["controlPlane"] = {"localAPIEndpoint": local}
     if pace.timeouts:
         configuration["timeouts"] = pace.timeouts
+    if pace.patches and machine.role == "control-plane":
+        configuration["patches"] = {"directory": PATCHES}
     return _documents(configuration)
 
 
@@ -136,9 +167,19 @@ def arguments(values: dict[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def _registration(m: MachineEntry) -> dict[str, Any]:
+def _probes(pod: str) -> str:
+    patient: dict[str, Any] = {
+        "livenessProbe": {"periodSeconds": 30, "timeoutSeconds": 60, "failureThreshold": 20},
+        "startupProbe": {"periodSeconds": 15, "timeoutSeconds": 60, "failureThreshold": 60},
+    }
+    if pod != "kube-controller-manager":  # kubeadm gives it no readiness probe
+        patient["readinessProbe"] = {"periodSeconds": 10, "timeoutSeconds": 60}
+    return yaml.safe_dump({"spec": {"containers": [{"name": pod, **patient}]}})
+
+
+def _registration(m: MachineEntry, pace: Pace) -> dict[str, Any]:
     labels = ",".join(f"{name}={value}" for name, value in m.node_labels)
-    extra = {"node-ip": m.nic.address, "provider-id": f"bedplate://{m.uid}"}
+    extra = {"node-ip": m.nic.address, "provider-id": f"bedplate://{m.uid}", **pace.kubelet_flags}
     if labels:
         extra["node-labels"] = labels
     if m.role == "control-plane":
@@ -171,13 +212,15 @@ def _cluster(c: ClusterEntry, pace: Pace) -> dict[str, Any]:
         "kubernetesVersion": f"v{c.version}",
         "controlPlaneEndpoint": endpoint(c),
         "networking": {"podSubnet": c.pod_cidr, "serviceSubnet": c.service_cidr, "dnsDomain": DNS_DOMAIN},
-        "apiServer": {"certSANs": [c.endpoint]},
+        "apiServer": {"certSANs": [c.endpoint], "extraArgs": pace.api_server},
         "controllerManager": {
             "extraArgs": [*pace.lease, *arguments({"node-monitor-grace-period": pace.grace})],
         },
         "scheduler": {"extraArgs": pace.lease},
         "etcd": {"local": {"extraArgs": pace.etcd}},
         "certificateValidityPeriod": "8760h0m0s",
+        # Signing with RSA 2048 costs some 30 times as much, at every handshake of every probe.
+        "encryptionAlgorithm": "ECDSA-P256",
     }
 
 
@@ -195,6 +238,15 @@ def _kubelet(pace: Pace) -> dict[str, Any]:
         found["nodeStatusReportFrequency"] = "1m0s"
         found["nodeLeaseDurationSeconds"] = 80
         found["runtimeRequestTimeout"] = "5m0s"
+        found["nodeStatusUpdateFrequency"] = "30s"
+        found["syncFrequency"] = "5m0s"
+        found["volumeStatsAggPeriod"] = "10m0s"
+        # Without thresholds nothing is measured for them, which every 10 s takes a fifth of an emulated core.
+        found["evictionHard"] = dict.fromkeys(
+            ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"),
+            "0%",
+        )
+        found["localStorageCapacityIsolation"] = False
     return found
 
 

@@ -35,9 +35,9 @@ def archive(step: Bootstrap, authorities: Authorities, token: str, pace: Pace) -
     }
     if machine.role == "control-plane":
         files |= _control_plane(authorities)
+        files |= {f"patches/{name}": text for name, text in pace.patches.items()}
         if cluster.endpoint_type == "vrrp":
             files["keepalived.conf"] = keepalived(cluster, machine.nic.address, machine.nic.prefix, machine.name, pace)
-            files["check-api"] = guest_text("check-api")
     return _tar(files)
 
 
@@ -48,6 +48,7 @@ def _environment(step: Bootstrap) -> str:
         "MACHINE": step.machine.uid,
         "ADDRESS": step.machine.nic.address,
         "POD_NETWORK": step.cluster.pod_network,
+        "POD_CIDR": step.cluster.pod_cidr,
         "CRI_SOCKET": config.CRI_SOCKET,
     }
     return "".join(f"{name}={value}\n" for name, value in values.items())
@@ -64,12 +65,7 @@ def _control_plane(a: Authorities) -> dict[str, str]:
         "pki/sa.pub": a.service_accounts.certificate,
         "pki/sa.key": a.service_accounts.key,
     }
-    units = ("bedplate-certificates.service", "bedplate-certificates.timer")
-    return {
-        **{name: content.decode() for name, content in found.items()},
-        "renew-certificates": guest_text("renew-certificates"),
-        **{f"units/{name}": guest_text(name) for name in units},
-    }
+    return {name: content.decode() for name, content in found.items()}
 
 
 def keepalived(cluster: ClusterEntry, address: str, prefix: int, name: str, pace: Pace) -> str:
@@ -85,7 +81,7 @@ def keepalived(cluster: ClusterEntry, address: str, prefix: int, name: str, pace
     vrrp_garp_master_refresh 30
 }}
 vrrp_script api {{
-    script "/usr/local/sbin/bedplate-check-api {patience} {address}:{config.api_port(cluster)}"
+    script "/usr/lib/bedplate/check-api {patience} {address}:{config.api_port(cluster)}"
     interval {10 if pace.slow else 2}
     timeout {patience + 5}
     fall 3

@@ -22,7 +22,7 @@ from bedplate.ports import Dialer, Duplex
 
 CONNECT_SECONDS = 20.0
 """For finding a way and the TLS handshake; emulated guests take seconds for a handshake."""
-REQUEST_SECONDS = 20.0
+REQUEST_SECONDS = 40.0
 DIAL_SECONDS = 5.0
 AVOID_SECONDS = 30.0
 """A way that failed comes last for so long; after that it is tried in its own place again."""

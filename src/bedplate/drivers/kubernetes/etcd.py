@@ -16,7 +16,7 @@ from bedplate.model.ids import MachineUid
 from bedplate.ports import Dialer, SecretStore
 
 PORT = 2379
-ASK_SECONDS = 8.0
+ASK_SECONDS = 20.0
 
 
 class _Member(msgspec.Struct, rename="camel"):
