@@ -1,4 +1,4 @@
-"""An edit against what was: fields that can't change, versions that can't move so, disks that can't shrink."""
+"""An edit against what was: fields that can't change, versions that can't move so, disks that are not resized."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def _disk(old: VirtualMachine, new: VirtualMachine) -> Iterator[Fault]:
         before, after = quantity.parse(old.spec.disk), quantity.parse(new.spec.disk)
     except quantity.QuantityError:
         return
-    if after < before:
-        message = f"{new.spec.disk} is smaller than {old.spec.disk}; a disk can only grow"
+    if after != before:
+        message = f"can't be changed from {old.spec.disk}, as disks are not resized yet; make a new VirtualMachine"
         yield Fault("spec.disk", message, "FieldValueForbidden")

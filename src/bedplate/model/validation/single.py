@@ -93,10 +93,26 @@ def _shape(path: str, m: MachineShape) -> Iterator[Fault]:
     yield from labels(f"{path}.match", m.match)
 
 
+def _control_plane_rollout(path: str, r: Rollout) -> Iterator[Fault]:
+    yield from _rollout_kind(path, r)
+    plain, why = Rollout(), "can't be changed: a control plane always adds one machine and then removes one"
+    if r.max_surge != plain.max_surge:
+        yield Fault(f"{path}.maxSurge", f"{why}; leave maxSurge out", "FieldValueForbidden")
+    if r.max_unavailable != plain.max_unavailable:
+        yield Fault(f"{path}.maxUnavailable", f"{why}; leave maxUnavailable out", "FieldValueForbidden")
+
+
+def _rollout_kind(path: str, r: Rollout) -> Iterator[Fault]:
+    if r.strategy != "Replace":
+        message = f'"{r.strategy}" is not supported yet: roll-outs replace machines; write Replace or leave it out'
+        yield Fault(f"{path}.strategy", message, "FieldValueNotSupported")
+    yield from at_least(f"{path}.drainTimeoutSeconds", r.drain_timeout_seconds, 0)
+
+
 def _rollout(path: str, r: Rollout) -> Iterator[Fault]:
+    yield from _rollout_kind(path, r)
     yield from at_least(f"{path}.maxSurge", r.max_surge, 0)
     yield from at_least(f"{path}.maxUnavailable", r.max_unavailable, 0)
-    yield from at_least(f"{path}.drainTimeoutSeconds", r.drain_timeout_seconds, 0)
     if r.max_surge == 0 and r.max_unavailable == 0:
         yield Fault(f"{path}.maxUnavailable", "maxSurge and maxUnavailable are both 0, so that nothing could ever be "
                     "replaced; set one of them to at least 1")  # fmt: skip
@@ -129,7 +145,7 @@ def _cluster(c: Cluster) -> Iterator[Fault]:
                     f"write 1, 3 or 5, here {more}")  # fmt: skip
     yield from _shape("spec.controlPlane.machine", plane.machine)
     yield from _spread("spec.controlPlane.spread", plane.spread)
-    yield from _rollout("spec.controlPlane.rollout", plane.rollout)
+    yield from _control_plane_rollout("spec.controlPlane.rollout", plane.rollout)
     yield from _endpoint(c)
     networks = {"spec.podCIDR": read_network(s.pod_cidr), "spec.serviceCIDR": read_network(s.service_cidr)}
     for path, network in networks.items():
@@ -139,6 +155,7 @@ def _cluster(c: Cluster) -> Iterator[Fault]:
     for path, network, other_path, other in overlapping(good):
         yield Fault(path, f"{network} overlaps {other_path} {other}; choose networks that share no address")
     yield from _addons(c)
+    yield from _ssh_keys(s.ssh_keys)
 
 
 def _endpoint(c: Cluster) -> Iterator[Fault]:
@@ -155,7 +172,6 @@ def _endpoint(c: Cluster) -> Iterator[Fault]:
 def _addons(c: Cluster) -> Iterator[Fault]:
     seen: set[str] = set()
     for i, addon in enumerate(c.spec.addons):
-    yield from _ssh_keys(s.ssh_keys)
         path = f"spec.addons[{i}]"
         if fault := name_fault(addon.name, 63):
             yield Fault(f"{path}.name", fault)
