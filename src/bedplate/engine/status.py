@@ -32,7 +32,7 @@ from bedplate.model.kinds.infrastructure import (
 from bedplate.model.kinds.virtual_machine import VirtualMachine, VirtualMachineStatus
 from bedplate.model.lifecycle import Phase, phase_of
 from bedplate.model.meta import Condition, ObjectMeta
-from bedplate.model.quantity import format_mib
+from bedplate.model.quantity import format_mib, rough_mib
 from bedplate.model.spec import object_key
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def retained_disk(r: RetainedDiskEntry) -> RetainedDisk:
             machine_uid=r.uid,
             server=r.server,
             disk_pool=r.disk_pool,
-            volume=f"retained/{r.uid}.qcow2",
+            volume=f"retained/{r.uid}/disk.qcow2",
             reason=r.reason,
             expires=timestamp(r.expires) if r.expires else None,
         ),
@@ -290,8 +290,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
         accelerator=view.accelerator,
         machines=len(entries),
         disk_pools=tuple(
-            # Free space is shown in whole tens of GiB, so that it is no news every second.
-            PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=f"{p.free_mib // 10240 * 10}Gi")
+            PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib))
             for p in view.pools
         ),
         bridges=view.bridges,
@@ -318,7 +317,7 @@ def disk_pool(engine: Engine, d: DiskPool) -> DiskPoolStatus:
         observed_generation=d.metadata.generation,
         phase="Ready" if views else "Pending",
         capacity=format_mib(sum(v.capacity_mib for v in views)) if views else "",
-        free=f"{sum(v.free_mib for v in views) // 10240 * 10}Gi" if views else "",
+        free=rough_mib(sum(v.free_mib for v in views)) if views else "",
         retained=engine.index.retained[d.metadata.name],
     )
 

@@ -48,3 +48,16 @@ def parse_mib(text: str) -> int:
 def format_mib(mib: int) -> str:
     """Write MiB as Kubernetes does: `4Gi`, or `1536Mi` where it is no whole number of GiB."""
     return f"{mib // 1024}Gi" if mib % 1024 == 0 else f"{mib}Mi"
+
+
+def rough_mib(mib: int) -> str:
+    """Write MiB with two significant digits, rounded down: `120Gi`, `9.7Gi`, `510Mi`. Small changes are no news."""
+    if mib < 1024:
+        return f"{_two_digits(mib)}Mi"
+    tenths = _two_digits(mib * 10 // 1024)
+    return f"{tenths / 10:g}Gi" if tenths % 10 else f"{tenths // 10}Gi"
+
+
+def _two_digits(number: int) -> int:
+    step = 10 ** max(0, len(str(number)) - 2)
+    return number // step * step

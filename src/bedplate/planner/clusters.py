@@ -72,7 +72,7 @@ def new_entry(p: Planning, unit: Key, c: Cluster) -> ClusterEntry | None:
             p.wait(unit, Waiting.NO_VIP, f"network {name} has no free address in its vipRanges; widen them")
             return None
         if not vrrp_id:
-            p.wait(unit, Waiting.NO_VIP, f"network {name} has no free VRRP id in its vrrpIDs; widen them")
+            p.wait(unit, Waiting.NO_VIP, f"network {name} has no free VRRP id in its vrrpIds; widen them")
             return None
     uid = c.metadata.uid
     return ClusterEntry(
