@@ -23,8 +23,7 @@ tell the same of a running controller.
 Each field has its full path, its type and, where it has one, its default. `[]` in a path stands for each item of a
 list, `NAME` for each name of a map. A *quantity* is a text with a unit, such as `4Gi` or `500Mi`. A *map* has texts as
 names and, unless something else is said, as values. What the API gives back leaves empty texts, lists and maps out.
-`status` is written by Bedplate only. *Required* means that the form asks for the field; that a field may not stay
-empty is sometimes only checked when the object is declared, and then told with its remedy.
+`status` is written by Bedplate only. *Required* fields may not be left out or empty.
 """
 
 

@@ -45,9 +45,13 @@ class Condition(Wire, frozen=True):
     """One truth about an object, for programs: `Ready=False, reason=NoRoom, message=...`."""
 
     type: str
+    """What the truth is about, such as `Ready`."""
     status: ConditionStatus
+    """Whether it holds."""
     reason: str
+    """Why, in one word for programs."""
     message: str = ""
+    """Why, in a sentence for people."""
     observed_generation: int = 0
     last_transition_time: str | None = None
 

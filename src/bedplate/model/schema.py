@@ -6,7 +6,7 @@ import ast
 import inspect
 import textwrap
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import inspect as types
@@ -14,6 +14,7 @@ from msgspec import inspect as types
 from bedplate.model.kinds.base import Object
 from bedplate.model.meta import ObjectMeta
 from bedplate.model.registry import BY_KIND, KindInfo
+from bedplate.model.validation import single
 
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 
@@ -33,12 +34,14 @@ _META_FIELDS = {
     "finalizers": "Who must agree before the object is forgotten.",
     "ownerReferences": "Objects whose deletion deletes this one.",
 }
-_COMMON = {
+_OBJECT_FIELDS = {
     "apiVersion": "Group and version of the kind.",
     "kind": "What this object is.",
     "metadata": "Standard object metadata.",
     "spec": "What is wanted.",
     "status": "What is; written by Bedplate only.",
+}
+_COMMON = {
     "conditions": "Truths about the object for programs, such as Ready.",
     "observedGeneration": "The generation that this status speaks of.",
     "phase": "Where it is in its life, for eyes only; programs read the conditions.",
@@ -79,8 +82,20 @@ def components(info: KindInfo, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     _struct(info.type, prefix, found)
     top = found[definition_name(info.type)]
+    _require(info, found, prefix)
     top["x-kubernetes-group-version-kind"] = [{"group": info.group, "version": info.version, "kind": info.kind}]
     return found
+
+
+def _require(info: KindInfo, found: dict[str, Any], prefix: str) -> None:
+    """Mark the fields of the spec that validation misses in an object that has none."""
+    faults = single.check(info.type())
+    paths = [f.field.split(".") for f in faults if f.reason == "FieldValueRequired"]
+    missed = {path[1] for path in paths if path[0] == "spec"}
+    if missed:
+        field = found[definition_name(info.type)]["properties"]["spec"]
+        spec = found[field["allOf"][0]["$ref"].removeprefix(prefix)]
+        spec["required"] = [n for n in spec["properties"] if n in missed or n in spec.get("required", ())]
 
 
 def json_schema(kind: str) -> dict[str, Any]:
@@ -102,10 +117,13 @@ def _struct(type_: type[msgspec.Struct], prefix: str, found: dict[str, Any]) -> 
         out["description"] = docs[""]
     fields = types.type_info(type_)
     assert isinstance(fields, types.StructType)
+    hints = get_type_hints(type_)
     order = {"apiVersion": 0, "kind": 1, "metadata": 2}
     properties: dict[str, Any] = {}
     for field in sorted(fields.fields, key=lambda f: order.get(f.encode_name, 3)):
         schema = _schema(field.type, prefix, found)
+        if "enum" in schema:  # as it was written: the text beside it tells of the values in that order
+            schema["enum"] = [str(v) for v in get_args(hints[field.name])]
         text = docs.get(field.name) or _described(type_, field.encode_name)
         schema = _with(schema, "description", text) if text else schema
         default = _default(field)
@@ -121,7 +139,8 @@ def _struct(type_: type[msgspec.Struct], prefix: str, found: dict[str, Any]) -> 
 
 
 def _described(type_: type[msgspec.Struct], field: str) -> str:
-    return _META_FIELDS.get(field, "") if type_ is ObjectMeta else _COMMON.get(field, "")
+    own = _META_FIELDS if type_ is ObjectMeta else _OBJECT_FIELDS if issubclass(type_, Object) else {}
+    return own.get(field) or _COMMON.get(field, "")
 
 
 def _with(schema: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
@@ -151,7 +170,7 @@ def _schema(type_: types.Type, prefix: str, found: dict[str, Any]) -> dict[str, 
         case types.StrType():
             return {"type": "string"}
         case types.LiteralType():
-            return {"type": "string", "enum": sorted(str(v) for v in type_.values)}
+            return {"type": "string", "enum": [str(v) for v in type_.values]}
         case types.DictType():
             return {"type": "object", "additionalProperties": _schema(type_.value_type, prefix, found)}
         case types.VarTupleType() | types.ListType():

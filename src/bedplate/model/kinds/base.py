@@ -50,8 +50,11 @@ class Rollout(Wire, frozen=True):
     """How a changed shape, image or patch version reaches machines that exist."""
 
     strategy: Literal["Replace", "InPlace"] = "Replace"
+    """`Replace`: new machines are made, then old ones go. `InPlace` is not supported yet."""
     max_surge: int = 1
+    """Machines of a pool beyond its replicas meanwhile; a control plane always has one."""
     max_unavailable: int = 0
+    """Machines of a pool that may be missing meanwhile; of a control plane none."""
     drain_timeout_seconds: int = 600
 
 

@@ -12,7 +12,8 @@ RunStrategy = Literal["Always", "RerunOnFailure", "Manual", "Halted"]
 
 class VirtualMachineSpec(Wire, frozen=True):
     run_strategy: RunStrategy = "Always"
-    """As KubeVirt has it: keep running; restart after failures only; leave to people; keep off."""
+    """As KubeVirt has it. `Always`: kept running. `RerunOnFailure`: started, and again after failures only. `Manual`:
+    people start and stop it. `Halted`: kept off."""
     cpu: int = 1
     memory: str = "1Gi"
     disk: str = "10Gi"
