@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import secrets as random_source
+import socket
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,24 @@ def api_identity(vault: SecretStore, hosts: tuple[str, ...]) -> ApiIdentity:
     return ApiIdentity(ca.public_bytes(serialization.Encoding.PEM).decode(), token, Path(file.name))
 
 
+def public_names(host: str) -> tuple[str, ...]:
+    """Hosts that the API is known by when it listens at `host`; clients on this computer find it at the first."""
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        everywhere = False
+    if everywhere:
+        names = ("::1" if ":" in host else "127.0.0.1", socket.gethostname(), "127.0.0.1", "localhost")
+    else:
+        names = (host, "127.0.0.1", "localhost")
+    return tuple(dict.fromkeys(names))
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _new_authority() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bedplate API")])
@@ -78,7 +97,7 @@ def _sign(
     names = [_general_name(host) for host in hosts]
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]))
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
