@@ -104,7 +104,7 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
     for field in _FIXED:
         if getattr(old, field) != getattr(new, field):
             yield finding("1", f"its {field} would change from {getattr(old, field)} to {getattr(new, field)}")
-    if old.desired in {"drain", "remove"} and new.desired in {"run", "stop"}:
+    if old.desired in {"drain", "remove"} and new.desired in {"run", "stop", "manual"}:
         yield finding("1", "it was given up and would be taken back; its steps may have run already")
     if old.joined and not new.joined:
         yield finding("4", "that it joined would be forgotten, and it would be bootstrapped again")

@@ -29,7 +29,7 @@ from bedplate.model.kinds.infrastructure import (
     Server,
     ServerStatus,
 )
-from bedplate.model.kinds.virtual_machine import VirtualMachine, VirtualMachineStatus
+from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine, VirtualMachineStatus
 from bedplate.model.lifecycle import Phase, phase_of
 from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.model.quantity import format_mib, rough_mib
@@ -239,6 +239,16 @@ def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
     )  # fmt: skip
 
 
+_UP = frozenset({Phase.READY, Phase.RUNNING})
+_OFF = frozenset({Phase.STOPPED})
+_AS_WANTED: dict[RunStrategy, frozenset[Phase]] = {
+    "Always": _UP,
+    "RerunOnFailure": _UP | _OFF,
+    "Manual": _UP | _OFF,
+    "Halted": _OFF,
+}
+
+
 def virtual_machine(engine: Engine, v: VirtualMachine) -> VirtualMachineStatus:
     """A user's VM is Ready when it is as its run strategy wants it."""
     machines = _entries(engine, object_key(v))
@@ -253,8 +263,11 @@ def virtual_machine(engine: Engine, v: VirtualMachine) -> VirtualMachineStatus:
     m = machines[0]
     phase = machine_phase(engine, m)
     step, reason, sentence = _what_now(engine, m.key)
-    ready = phase in {Phase.READY, Phase.RUNNING} if m.desired == "run" else phase is Phase.STOPPED
     domain = _domain(engine, m)
+    rests = v.spec.run_strategy == "RerunOnFailure" and phase is Phase.DOWN
+    if rests and domain is not None and domain.state == "shutoff":
+        phase, reason, sentence = Phase.STOPPED, "", "its guest has powered off"
+    ready = phase in _AS_WANTED[v.spec.run_strategy]
     return VirtualMachineStatus(
         observed_generation=generation,
         phase=phase.value,
@@ -290,8 +303,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
         accelerator=view.accelerator,
         machines=len(entries),
         disk_pools=tuple(
-            PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib))
-            for p in view.pools
+            PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib)) for p in view.pools
         ),
         bridges=view.bridges,
     )

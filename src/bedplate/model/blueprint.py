@@ -84,7 +84,8 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 1500
 
 
-Desired = Literal["run", "stop", "drain", "remove"]
+Desired = Literal["run", "stop", "manual", "drain", "remove"]
+"""`manual`: made and defined; people start and stop it."""
 """`run`: be up and (for a node) joined. `stop`: be off, disk kept. `drain`: leave the cluster, then `remove`.
 `remove`: the machine ends; its disk goes or is retained as `retain_disk` says."""
 

@@ -31,13 +31,15 @@ class Phase(Enum):
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.CREATING, Phase.DELETING}),
     Phase.CREATING: frozenset({Phase.BOOTING, Phase.FAILING, Phase.STOPPED, Phase.DELETING}),
-    Phase.BOOTING: frozenset({Phase.JOINING, Phase.RUNNING, Phase.READY, Phase.DOWN, Phase.FAILING, Phase.DELETING}),
+    Phase.BOOTING: frozenset(
+        {Phase.JOINING, Phase.RUNNING, Phase.READY, Phase.DOWN, Phase.STOPPED, Phase.FAILING, Phase.DELETING}
+    ),
     Phase.JOINING: frozenset({Phase.READY, Phase.NOT_READY, Phase.DOWN, Phase.FAILING, Phase.DELETING}),
     Phase.RUNNING: frozenset({Phase.STOPPED, Phase.DOWN, Phase.DELETING}),
     Phase.READY: frozenset({Phase.NOT_READY, Phase.DOWN, Phase.DRAINING, Phase.DELETING}),
     Phase.NOT_READY: frozenset({Phase.READY, Phase.DOWN, Phase.DRAINING, Phase.DELETING}),
     Phase.DOWN: frozenset({Phase.BOOTING, Phase.FAILING, Phase.DELETING}),
-    Phase.STOPPED: frozenset({Phase.BOOTING, Phase.DELETING}),
+    Phase.STOPPED: frozenset({Phase.BOOTING, Phase.RUNNING, Phase.DELETING}),
     Phase.FAILING: frozenset(
         {Phase.CREATING, Phase.BOOTING, Phase.JOINING, Phase.RUNNING, Phase.READY, Phase.DELETING}
     ),
@@ -74,6 +76,8 @@ def phase_of(
         return Phase.FAILING
     if domain is None or (domain.state == "absent" and not domain.volume):
         return Phase.PENDING if preparing else Phase.CREATING
+    if m.desired == "manual" and domain.state in {"defined", "shutoff", "crashed"}:
+        return Phase.STOPPED
     if not running:
         return Phase.DOWN if domain.boot >= m.boot else Phase.CREATING
     return _running_phase(m, domain, node_ready)

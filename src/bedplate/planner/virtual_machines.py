@@ -10,7 +10,7 @@ import msgspec
 from bedplate.model.blueprint import ImageRef, MachineEntry
 from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.kinds.base import MachineShape
-from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine
 from bedplate.model.report import Waiting
 from bedplate.planner import clusters, machines, placement, recover
 from bedplate.planner.context import Planning
@@ -33,25 +33,25 @@ def settle(p: Planning, unit: Key) -> None:
 
 def _follow(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
     m = _resize(p, v, m)
-    desired = _desired(v, m.desired)
+    desired = _DESIRED[v.spec.run_strategy]
     if desired != m.desired:
         seen = p.domain(m)
-        again = desired == "run" and seen is not None and seen.value.boot >= m.boot
+        ended = seen is not None and seen.value.state not in {"running", "paused"} and seen.value.boot >= m.boot
+        again = desired == "run" and ended
         entry = msgspec.structs.replace(m, desired=desired, boot=m.boot + again)
-        p.put(entry, f"{m.name} is to {desired}: its run strategy is {v.spec.run_strategy}")
+        what = "started and stopped by people" if desired == "manual" else f"to {desired}"
+        p.put(entry, f"{m.name} is {what}: its run strategy is {v.spec.run_strategy}")
         return
-    if m.desired == "run":
+    if m.desired in {"run", "manual"}:
         _recover(p, v, m)
 
 
-def _desired(v: VirtualMachine, now: str) -> Literal["run", "stop"]:
-    match v.spec.run_strategy:
-        case "Halted":
-            return "stop"
-        case "Manual":
-            return "run" if now == "run" else "stop"
-        case _:
-            return "run"
+_DESIRED: dict[RunStrategy, Literal["run", "stop", "manual"]] = {
+    "Always": "run",
+    "RerunOnFailure": "run",
+    "Manual": "manual",
+    "Halted": "stop",
+}
 
 
 def _recover(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
@@ -122,8 +122,9 @@ def grow(p: Planning, unit: Key) -> None:
         placement.wait_for_room(p, unit, r, f"VirtualMachine {v.metadata.name} is not placed")
         return
     m = machines.create(p, mold, place, "its VirtualMachine is declared", v.spec.address)
-    if m is not None and _desired(v, "stop") == "stop":
-        p.put(msgspec.structs.replace(m, desired="stop"), f"{m.name} stays off: {v.spec.run_strategy}")
+    desired = _DESIRED[v.spec.run_strategy]
+    if m is not None and desired != "run":
+        p.put(msgspec.structs.replace(m, desired=desired), f"{m.name} is not started: {v.spec.run_strategy}")
 
 
 def _mold(unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machines.Mold:
