@@ -10,7 +10,10 @@ import pytest
 from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import ClusterKey, ServerName
 from bedplate.model.kinds.base import MachineShape
+from bedplate.model.policy import ALLOW_MANY
 from bedplate.sim import fleet
+from bedplate.sim.drivers import boot
+from bedplate.sim.durations import Durations
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story
 
@@ -189,6 +192,84 @@ def test_a_users_vm_follows_its_run_strategy(strategy: Any) -> None:
     assert len(list(told.sim.world.running())) == 1
     told.delete_all()
     told.check_nothing_left()
+
+
+def test_the_power_of_a_manual_vm_is_left_to_people() -> None:
+    told = story(fleet.machine("db", strategy="Manual"))
+    told.until_ready()
+    [m] = told.sim.store.blueprint.machines()
+    server = told.sim.world.servers[m.server]
+    assert server.domains[m.uid].state == "shutoff"
+    told.sim.world.set_state(server, server.domains[m.uid], "running")
+    told.sim.world.spawn(boot(told.sim.world, Durations(1), server, server.domains[m.uid]))
+    told.sim.run(seconds=5_000)
+    assert (told.unready(), server.domains[m.uid].state) == ([], "running")
+    told.sim.world.set_state(server, server.domains[m.uid], "shutoff")
+    told.sim.run(seconds=5_000)
+    assert (told.unready(), server.domains[m.uid].state) == ([], "shutoff")
+    steps = [s.operation.step.name for s in told.sim.steps if s.operation.step.target == m.key]
+    assert steps == ["CreateVolume", "DefineDomain"]
+    told.declare(fleet.machine("db", strategy="Always"))
+    assert server.domains[m.uid].state == "running"
+
+
+@pytest.mark.parametrize("before", ["Always", "Halted"])
+def test_a_vm_that_becomes_manual_stays_as_it_is_until_people_change_it(before: Any) -> None:
+    told = story(fleet.machine("db", strategy=before))
+    told.until_ready()
+    told.declare(fleet.machine("db", strategy="Manual"))
+    assert len(list(told.sim.world.running())) == (1 if before == "Always" else 0)
+    told.sim.end_domain(next(iter(told.sim.store.blueprint.machines())).uid)
+    told.sim.run(seconds=5_000)
+    assert not list(told.sim.world.running())
+    assert told.unready() == []
+
+
+@pytest.mark.parametrize(("end", "runs"), [("shutoff", 0), ("crashed", 1)])
+def test_a_vm_that_reruns_on_failure_stays_off_after_its_guest_powered_off(end: Any, runs: int) -> None:
+    told = story(fleet.machine("db", strategy="RerunOnFailure"))
+    told.until_ready()
+    [m] = told.sim.store.blueprint.machines()
+    server = told.sim.world.servers[m.server]
+    told.sim.world.set_state(server, server.domains[m.uid], end)
+    told.sim.run(seconds=5_000)
+    assert len(list(told.sim.world.running())) == runs
+    assert told.unready() == []
+
+
+def test_a_vm_that_is_deleted_is_asked_to_power_off_though_its_guest_agent_is_silent() -> None:
+    told = story(fleet.machine("db"))
+    told.until_ready()
+    [m] = told.sim.store.blueprint.machines()
+    server = told.sim.world.servers[m.server]
+    server.domains[m.uid].guest_agent = False
+    told.sim.world.touch(server, m.uid)
+    told.sim.run(seconds=60)
+    begin = len(told.sim.steps)
+    told.delete_all()
+    assert [s.operation.step.name for s in told.sim.steps[begin:]] == ["StopDomain", "RemoveDomain", "DeleteVolume"]
+
+
+def test_many_machines_that_never_came_up_are_replaced_only_once_a_person_allows_it() -> None:
+    """Rule 6: that many failures may be the watcher's; the annotation is a person's word."""
+    told = shop(workers=1)
+    bad = fleet.image("node-bad", fleet.VERSION)
+    told.sim.world.dead_images.add(bad.spec.disk.digest)  # type: ignore[arg-type]
+    told.sim.apply(bad, fleet.pool(replicas=6, shape=MachineShape(cpu=2, memory="4Gi", image=bad.metadata.name)))
+    told.sim.run(seconds=5_000)
+    said = told.sim.engine.waiting["cluster/default/shop"]  # type: ignore[index]
+    assert (said.reason.value, ALLOW_MANY in said.sentence) == ("WaitingForAcceptance", True)
+    before = {m.uid for m in machines(told, "worker")}
+    told.sim.run(seconds=5_000)
+    assert {m.uid for m in machines(told, "worker")} == before
+    cluster = fleet.cluster()
+    told.sim.apply(
+        msgspec.structs.replace(
+            cluster, metadata=msgspec.structs.replace(cluster.metadata, annotations={ALLOW_MANY: "true"})
+        )
+    )
+    told.sim.run(seconds=5_000)
+    assert {m.uid for m in machines(told, "worker")} != before
 
 
 def test_more_than_fits_waits_with_the_servers_reasons_and_the_rest_runs() -> None:

@@ -11,8 +11,9 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Key, key
+from bedplate.model.ids import Key, MachineUid, key
 from bedplate.model.inventory import DomainView
+from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
 from bedplate.planner import control_plane
 from bedplate.planner.context import Planning
@@ -50,11 +51,14 @@ def cluster(p: Planning, unit: Key) -> None:
     if not found:
         return
     unconfirmed = sum(1 for _, v in found if not v.confirmed)
-    many = unconfirmed > max(1, MANY * len(s.machines)) and not p.policy.allow_many
+    assert s.declared is not None
+    allowed = s.declared.metadata.annotations.get(ALLOW_MANY) == "true"
+    many = unconfirmed > max(1, MANY * len(s.machines)) and not allowed
     if many:
         said = f"{unconfirmed} of {len(s.machines)} machines did not come up; that many may be a fault of the watcher"
-        p.wait(unit, Waiting.ACCEPTANCE, f"{said} or of the image. None is replaced until a person allows it")
-    room = p.policy.replace_at_once - _being_replaced(s)
+        said = f'{said} or of the image. None is replaced until a person sets the annotation {ALLOW_MANY}: "true"'
+        p.wait(unit, Waiting.ACCEPTANCE, said)
+    room = p.policy.replace_at_once - _being_replaced(s, {m.uid for m, v in found if v.action == "replace"})
     for m, verdict in found:
         if verdict.action == "restart":
             _restart(p, m, verdict)
@@ -66,9 +70,9 @@ def cluster(p: Planning, unit: Key) -> None:
             room -= 1
 
 
-def _being_replaced(s: Scope) -> int:
-    """Replacements of failed machines that are not there yet."""
-    fresh = sum(1 for m in s.machines if m.replaces and m.desired == "run" and not m.joined)
+def _being_replaced(s: Scope, failed: set[MachineUid]) -> int:
+    """Replacements of failed machines that are not there yet. One that failed itself holds nobody up: it goes."""
+    fresh = sum(1 for m in s.machines if m.replaces and m.desired == "run" and not m.joined and m.uid not in failed)
     return fresh + sum(1 for m in s.planes if m.desired == "remove")
 
 
