@@ -12,8 +12,8 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 setup: $(STAMP)
 
 lint: $(STAMP)
-	.venv/bin/ruff check src tests bench
-	.venv/bin/ruff format --check src tests bench
+	.venv/bin/ruff check src tests bench scripts
+	.venv/bin/ruff format --check src tests bench scripts
 	.venv/bin/lint-imports --no-cache
 
 types: $(STAMP)
@@ -25,7 +25,7 @@ unit: $(STAMP)
 check: lint types unit
 
 test: check
-	.venv/bin/pytest -m "lab and not long" tests/e2e
+	.venv/bin/pytest -m "lab and not long" tests/e2e tests/contract
 
 test-long: test
 	.venv/bin/pytest -m long tests/e2e

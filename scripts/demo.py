@@ -88,9 +88,7 @@ def answers(kubectl: list[str], wanted: int) -> set[str]:
     deadline = time.monotonic() + 240
     path = "/api/v1/namespaces/default/services/hello:80/proxy/hostname"
     while len(seen) < wanted and time.monotonic() < deadline:
-        done = subprocess.run(
-            [*kubectl, "get", "--raw", path], text=True, capture_output=True, timeout=60, check=False
-        )
+        done = subprocess.run([*kubectl, "get", "--raw", path], text=True, capture_output=True, timeout=60, check=False)
         if done.returncode == 0 and done.stdout.strip():
             seen.add(done.stdout.strip())
         else:

@@ -19,7 +19,8 @@ from bedplate.drivers.kubernetes.api import ClusterApi, Json, RefusedError
 from bedplate.model.blueprint import AddonRef, ClusterEntry
 
 BASE = ("bedplate", "1")
-"""Name and version of Bedplate's own part, as the engine looks for it: for now the record itself."""
+"""Name and version of Bedplate's own part, as the engine looks for it."""
+ROUTES_ROLE = "bedplate:node-routes"
 RECORD = "/api/v1/namespaces/kube-system/configmaps/bedplate-addons"
 SETTLE_SECONDS = 60.0
 """How long a definition may take to be served, and a webhook of the same addon to answer."""
@@ -78,11 +79,29 @@ async def install(api: ClusterApi, cluster: ClusterEntry, text: Callable[[str], 
     texts = [(ref, text(ref.name)) for ref in cluster.addons]
     objects = await asyncio.to_thread(_read, texts)  # definitions come in megabytes
     installer = _Installer(api)
-    for o in objects:
+    for o in [*_own(cluster), *objects]:
         await installer.apply(o)
     data = {ref.name: ref.digest for ref in cluster.addons} | {BASE[0]: BASE[1]}
     metadata = {"name": "bedplate-addons", "namespace": "kube-system"}
     await api.apply(RECORD, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def _own(cluster: ClusterEntry) -> list[_Object]:
+    """Bedplate's own part: nodes may see each other, for the routes between them.
+
+    Since Kubernetes 1.34 a kubelet's credential alone shows its own Node only (`AuthorizeNodeWithSelectors`).
+    """
+    if cluster.pod_network != "routes":
+        return []
+    group = "rbac.authorization.k8s.io"
+    head: Json = {"apiVersion": f"{group}/v1", "metadata": {"name": ROUTES_ROLE}}
+    rules = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
+    reference = {"apiGroup": group, "kind": "ClusterRole", "name": ROUTES_ROLE}
+    subjects = [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}]
+    return [
+        _Object(BASE[0], {**head, "kind": "ClusterRole", "rules": rules}),
+        _Object(BASE[0], {**head, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": subjects}),
+    ]
 
 
 class _Installer:
