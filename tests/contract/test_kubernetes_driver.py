@@ -310,6 +310,18 @@ async def test_addons_are_applied_in_an_order_that_works_and_recorded(
     assert one["spec"]["since"] == "2024-01-01"
     ok(plane.admin.get("/api/v1/namespaces/widgets/configmaps/listed"))
 
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": "system:node:any",
+            "groups": ["system:nodes", "system:authenticated"],
+            "resourceAttributes": {"verb": "list", "resource": "nodes"},
+        },
+    }
+    seen = ok(plane.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", json=review))
+    assert seen["status"]["allowed"], "a node can't see the others, and has no routes to their pods"
+
     patch(plane, "/api/v1/namespaces/default/configmaps/small", {"data": {"x": "2", "mine": "3"}})
     result = await driven.driver.run(InstallAddons(cluster=world.cluster(addons=(small,))), world.ticket(60))
     assert isinstance(result, Done), result
