@@ -63,7 +63,8 @@ class World:
             time.sleep(1)
 
     def kubectl(self, kubeconfig: Path, *argv: str, stdin: str | None = None, check: bool = True) -> str:
-        """Run the kubectl that Bedplate built."""
+        """Run the kubectl that Bedplate built. Only through the lab's proxy: its addresses may be others' outside."""
+        assert "proxy-url" in kubeconfig.read_text(), "the kubeconfig does not lead into the lab"
         program = json.loads(self.bedplate("release", "path", RELEASE, "-o", "json"))["kubectl"]
         done = subprocess.run(
             [program, "--kubeconfig", str(kubeconfig), *argv],

@@ -99,6 +99,7 @@ class LabController:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "controller"
         self._ports_file = self.folder / "ports.json"
+        self._options_file = self.folder / "options.json"
         self._pid_file = self.folder / "pid"
         self.context_file = self.folder / "context"
         self.log = self.folder / "log"
@@ -113,11 +114,17 @@ class LabController:
         self._ports_file.write_text(json.dumps(ports))
         return ports
 
-    def ensure(self, progress: Progress = _quiet, *, emulated: bool = True, proxy_url: str = "") -> None:
-        """Start it where it does not run, and wait until it answers."""
+    def ensure(
+        self, progress: Progress = _quiet, *, emulated: bool | None = None, proxy_url: str | None = None
+    ) -> None:
+        """Start it where it does not run, and wait until it answers. None: as it was started last."""
         if not self.running():
             progress("controller", "starting")
-            self.start(emulated=emulated, proxy_url=proxy_url)
+            kept: dict[str, Any] = json.loads(self._options_file.read_text()) if self._options_file.exists() else {}
+            self.start(
+                emulated=bool(kept.get("emulated", True)) if emulated is None else emulated,
+                proxy_url=str(kept.get("proxyURL", "")) if proxy_url is None else proxy_url,
+            )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if not self.running():
@@ -131,6 +138,7 @@ class LabController:
 
     def start(self, *, emulated: bool = True, proxy_url: str = "") -> None:
         """Start it, detached from this process."""
+        self._options_file.write_text(json.dumps({"emulated": emulated, "proxyURL": proxy_url}))
         argv = [*_program(), "serve", "--data", str(self.folder / "data"), "--listen", f"127.0.0.1:{self.api_port}"]
         argv += ["--agents", f"127.0.0.1:{self.agents_port}", "--context-file", str(self.context_file)]
         if emulated:
