@@ -50,7 +50,6 @@ class _Watch:
         self._began = time.monotonic()
         self._waiting: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
-        self._machines: dict[str, dict[str, Any]] = {}
         self._owners = {_owner_of(obj) for _, obj in targets}
         self._minimum: dict[str, int] = {}
         for _, obj in targets:
@@ -79,9 +78,7 @@ class _Watch:
 
     def summary(self) -> str:
         """One line on how it went."""
-        nodes = sum(1 for m in self._machines.values() if (m.get("status") or {}).get("phase") == "Ready")
-        machines = f", {nodes} machine{'s' if nodes != 1 else ''} Ready" if self._machines else ""
-        return f"all Ready after {span(time.monotonic() - self._began)}{machines}"
+        return f"all Ready after {span(time.monotonic() - self._began)}"
 
     def _target(self, view: Board, type_: str, obj: dict[str, Any]) -> None:
         identity = _identity(obj)
@@ -103,11 +100,9 @@ class _Watch:
             return
         identity = str(obj["metadata"].get("uid") or _identity(obj))
         if type_ == "DELETED":
-            self._machines.pop(identity, None)
             self._lines.pop(identity, None)
             view.drop(identity)
             return
-        self._machines[identity] = obj
         phase = str((obj.get("status") or {}).get("phase") or "Pending")
         server = (obj.get("spec") or {}).get("server") or "no server yet"
         detail = "" if phase == "Ready" else conditions.gist(conditions.waits_on(obj))
