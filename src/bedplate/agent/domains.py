@@ -65,10 +65,11 @@ def domain_name(machine: MachineEntry) -> str:
     return f"{machine.namespace}-{machine.name}-{machine.uid[:8]}"
 
 
-def mark_xml(mark: DomainMark) -> str:
-    """The metadata element."""
+def mark_xml(mark: DomainMark, *, bare: bool = False) -> str:
+    """The metadata element. `bare`: without its namespace, which libvirt adds itself where one sets metadata by hand
+    and refuses to find there already."""
     element = ElementTree.Element(
-        f"{{{METADATA_URI}}}machine",
+        "machine" if bare else f"{{{METADATA_URI}}}machine",
         {
             "store": mark.store,
             "uid": mark.uid,
@@ -96,6 +97,12 @@ def read_mark(xml: str) -> DomainMark | None:
         )
     except (ElementTree.ParseError, KeyError, ValueError):
         return None
+
+
+def mark_of(xml: str) -> DomainMark | None:
+    """The mark in a domain's definition, wherever in it the mark's namespace is declared."""
+    element = ElementTree.fromstring(xml).find(f"./metadata/{{{METADATA_URI}}}machine")
+    return read_mark(ElementTree.tostring(element, encoding="unicode")) if element is not None else None
 
 
 def domain_xml(machine: MachineEntry, *, store: StoreId, accelerator: Literal["kvm", "tcg"], files: DomainFiles) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import libvirt
 import msgspec
 
-from bedplate.agent.domains import METADATA_PREFIX, METADATA_URI, DomainFiles, domain_xml, mark_xml, read_mark
+from bedplate.agent.domains import METADATA_PREFIX, METADATA_URI, DomainFiles, domain_xml, mark_of, mark_xml, read_mark
 from bedplate.agent.enrol import ControllerConnection
 from bedplate.agent.faults import AgentFault, HypervisorDown, OutOfDate
 from bedplate.agent.guest import GuestChannel, GuestUnreachable
@@ -407,7 +407,7 @@ def _check_ours(domain: Any, store: StoreId) -> None:
 
 
 def _redefine(connection: Any, domain: Any, xml: str) -> str:
-    wanted = read_mark(xml[xml.index("<bedplate:machine") : xml.index("</metadata>")].strip())
+    wanted = mark_of(xml)
     mark = _mark(domain)
     if mark == wanted:
         return "the domain was as it is to be"
@@ -417,7 +417,7 @@ def _redefine(connection: Any, domain: Any, xml: str) -> str:
         # The running guest keeps its hardware until it next starts; its mark is raised at once.
         domain.setMetadata(
             libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            mark_xml(wanted),
+            mark_xml(wanted, bare=True),
             METADATA_PREFIX,
             METADATA_URI,
             libvirt.VIR_DOMAIN_AFFECT_LIVE,
