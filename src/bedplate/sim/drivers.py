@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Digest
+from bedplate.model.ids import Digest, MachineUid
 from bedplate.model.steps import (
     CreateVolume,
     DefineDomain,
@@ -104,31 +104,60 @@ def _pool(server: SimServer, name: str) -> SimPool | Failed:
     return pool or Failed(reason="PoolMissing", message=f"disk pool {name} is not served by {server.name}")
 
 
-def _digests(*digests: Digest) -> set[Digest]:
-    return {d for d in digests if d}
+def _have(world: World, pool: SimPool, *digests: Digest) -> Failed | None:
+    """Have image files in a pool's cache, from the controller where they are not there yet."""
+    wanted = {d for d in digests if d} - pool.images
+    for digest in sorted(wanted & world.lost_images):
+        return Failed(reason="ImageNotFound", message=f"the controller has no image file {digest}")
+    if wanted and pool.full:
+        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
+    if wanted:
+        pool.images |= wanted
+        for other in world.servers.values():
+            if pool in other.pools.values():
+                world.touch_server(other)
+    return None
+
+
+def _own_domain(world: World, server: SimServer, m: MachineEntry) -> SimDomain | Failed | None:
+    """The machine's domain; what another store made is left alone."""
+    domain = server.domains.get(m.uid)
+    if domain is not None and domain.store != world.store:
+        message = f"the domain of {m.name} was not made by this store; it is left alone"
+        return Failed(reason="NotOurs", message=message, permanent=True)
+    return domain
+
+
+def _own_volume(world: World, disks: dict[MachineUid, SimVolume], uid: MachineUid) -> SimVolume | Failed | None:
+    """A machine's disk; what another store made is left alone."""
+    volume = disks.get(uid)
+    if volume is not None and volume.store != world.store:
+        message = f"the disk of {uid} was not made by this store: move it away if it is not needed"
+        return Failed(reason="NotOurs", message=message, permanent=True)
+    return volume
 
 
 def _pull(world: World, server: SimServer, step: PullImage) -> StepResult:
     pool = _pool(server, step.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    if pool.full:
-        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
-    pool.images |= _digests(step.image.disk, step.image.kernel, step.image.initrd)
-    for other in world.servers.values():
-        if pool in other.pools.values():
-            world.touch_server(other)
-    return Done(message=f"image {step.image.name} is in disk pool {pool.name}")
+    failed = _have(world, pool, step.image.disk, step.image.kernel, step.image.initrd)
+    return failed or Done(message=f"image {step.image.name} is in disk pool {pool.name}")
 
 
 def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    if m.uid in server.volumes:
-        return None
     pool = _pool(server, m.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    if m.image.disk not in pool.images:
-        return Failed(reason="ImageMissing", message=f"image {m.image.name} is not in disk pool {pool.name}")
+    missing = _have(world, pool, m.image.disk)
+    if missing is not None:
+        return missing
+    kept = _own_volume(world, server.volumes, m.uid)
+    if kept is not None:
+        return kept if isinstance(kept, Failed) else None
+    if m.image.virtual_size > m.disk_mib << 20:
+        message = f"the disk of {m.name} has {m.disk_mib} MiB, image {m.image.name} more inside: give it more"
+        return Failed(reason="DiskTooSmall", message=message, permanent=True)
     if pool.full or pool.used_mib + m.disk_mib > pool.capacity_mib:
         return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
     if m.uid in server.retained or any(m.uid in s.volumes for s in world.servers.values()):
@@ -138,18 +167,22 @@ def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed |
     return None
 
 
-def _must_be_gone(server: SimServer, m: MachineEntry) -> Failed | None:
-    if m.uid in server.domains:
+def _must_be_gone(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
+    if isinstance(_own_domain(world, server, m), SimDomain):
         return Failed(reason="DomainPresent", message=f"the domain of {m.name} is still there: remove it first")
     return None
 
 
 def _delete_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    present = _must_be_gone(server, m)
+    present = _must_be_gone(world, server, m)
     if present is not None:
         return present
-    if m.uid not in server.volumes:
-        return None
+    pool = _pool(server, m.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    volume = _own_volume(world, server.volumes, m.uid)
+    if not isinstance(volume, SimVolume):
+        return volume
     if m.retain_disk:
         world.violation("rule 9", f"the disk of {m.name} was deleted though it is to be kept")
     lost = last_copy(world, m.uid)
@@ -160,10 +193,16 @@ def _delete_volume(world: World, server: SimServer, m: MachineEntry) -> Failed |
 
 
 def _retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    present = _must_be_gone(server, m)
+    present = _must_be_gone(world, server, m)
     if present is not None:
         return present
-    if m.uid in server.retained:
+    pool = _pool(server, m.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    found = _own_volume(world, server.volumes, m.uid)
+    if isinstance(found, Failed):
+        return found
+    if found is None and m.uid in server.retained:
         return None
     volume = world.drop_volume(server, m.uid)
     if volume is None:
@@ -175,6 +214,12 @@ def _retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
 
 
 def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> StepResult:
+    pool = _pool(server, step.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    found = _own_volume(world, server.retained, step.uid)
+    if isinstance(found, Failed):
+        return found
     volume = server.retained.pop(step.uid, None)
     if volume is not None:
         volume.pool.used_mib -= volume.size_mib
@@ -189,7 +234,12 @@ def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     pool = _pool(server, m.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    domain = server.domains.get(m.uid)
+    failed = _have(world, pool, m.image.kernel, m.image.initrd)
+    if failed is not None:
+        return failed
+    domain = _own_domain(world, server, m)
+    if isinstance(domain, Failed):
+        return domain
     if domain is None:
         world.add_domain(server, SimDomain(entry=m, store=world.store, defined_boot=m.boot))
     else:
@@ -199,18 +249,18 @@ def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
 
 
 def _start(world: World, durations: Durations, server: SimServer, m: MachineEntry) -> Failed | None:
-    domain, record = server.domains.get(m.uid), server.records[m.uid]
-    if domain is None:
+    domain, record = _own_domain(world, server, m), server.records[m.uid]
+    if not isinstance(domain, SimDomain):
         return Failed(reason="DomainMissing", message=f"the domain of {m.name} is not defined on {server.name}")
     if domain.entry.generation < m.generation:
         return Failed(reason="DomainOutdated", message=f"the domain of {m.name} is out of date: define it first")
-    if domain.state == "running":
+    if domain.state in {"running", "paused"}:
         record.boot = max(record.boot, m.boot)
         world.touch(server, m.uid)
         return None
     if record.boot >= m.boot:
         return None
-    if m.uid not in server.volumes:
+    if not isinstance(_own_volume(world, server.volumes, m.uid), SimVolume):
         return Failed(reason="VolumeMissing", message=f"the disk of {m.name} is not in disk pool {m.disk_pool}")
     if m.nic.bridge not in server.bridges:
         return Failed(reason="LibvirtError", message=f"libvirt: no bridge {m.nic.bridge} on {server.name}")
@@ -221,8 +271,8 @@ def _start(world: World, durations: Durations, server: SimServer, m: MachineEntr
 
 
 def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    domain = server.domains.get(m.uid)
-    if domain is not None and domain.state == "running":
+    domain = _own_domain(world, server, m)
+    if isinstance(domain, SimDomain) and domain.state in {"running", "paused"}:
         at_risk = quorum_before(world, m.uid)
         world.set_state(server, domain, "shutoff")
         quorum_after(world, at_risk, f"stopping {m.name}")
@@ -230,7 +280,10 @@ def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
 
 
 def _remove(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    if m.uid in server.domains:
+    domain = _own_domain(world, server, m)
+    if isinstance(domain, Failed):
+        return domain
+    if domain is not None:
         at_risk = quorum_before(world, m.uid)
         world.drop_domain(server, m.uid)
         quorum_after(world, at_risk, f"removing {m.name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from bedplate.model.ids import ClusterKey, Generation, Key, MachineUid, ServerName
 from bedplate.model.inventory import (
     AnyView,
@@ -12,7 +14,9 @@ from bedplate.model.inventory import (
     RetainedDiskView,
     ServerView,
 )
-from bedplate.sim.world import SimCluster, SimRecord, SimServer, World
+from bedplate.sim.world import SimCluster, SimDomain, SimRecord, SimServer, SimVolume, World
+
+Made = TypeVar("Made", SimDomain, SimVolume)
 
 
 def view(world: World, k: Key) -> AnyView | None:
@@ -50,7 +54,7 @@ def server_view(world: World, server: SimServer) -> ServerView:
 
 def domain_view(world: World, server: SimServer, uid: MachineUid) -> DomainView:
     record = server.records.get(uid, SimRecord())
-    domain, volume = server.domains.get(uid), server.volumes.get(uid)
+    domain, volume = _ours(world, server.domains.get(uid)), _ours(world, server.volumes.get(uid))
     state: DomainState = "absent" if domain is None else domain.state
     if domain is not None and domain.state != "running" and record.boot < domain.defined_boot:
         state = "defined"
@@ -63,14 +67,19 @@ def domain_view(world: World, server: SimServer, uid: MachineUid) -> DomainView:
         volume=volume is not None,
         disk_pool=volume.pool.name if volume is not None else "",
         guest_agent=domain is not None and domain.guest_agent,
-        started=record.started,
+        started=record.started if domain is not None else 0.0,
         bootstrap=domain.bootstrap if domain is not None else "",
         detail=domain.detail if domain is not None else "",
     )
 
 
+def _ours(world: World, thing: Made | None) -> Made | None:
+    """The thing where this store made it."""
+    return thing if thing is not None and thing.store == world.store else None
+
+
 def retained_view(world: World, server: SimServer, uid: MachineUid) -> RetainedDiskView:
-    volume = server.retained.get(uid)
+    volume = _ours(world, server.retained.get(uid))
     return RetainedDiskView(
         server=server.name,
         uid=uid,
@@ -113,9 +122,10 @@ def node_view(world: World, cluster: SimCluster, name: str) -> NodeView:
 
 def everything_on(world: World, server: SimServer) -> list[AnyView]:
     """All that a server's agent would tell a controller that it just connected to."""
-    uids = sorted({*server.domains, *server.volumes})
+    made = [*server.domains.items(), *server.volumes.items()]
+    uids = sorted({uid for uid, thing in made if thing.store == world.store})
     views: list[AnyView] = [server_view(world, server), *(domain_view(world, server, uid) for uid in uids)]
-    return [*views, *(retained_view(world, server, uid) for uid in sorted(server.retained))]
+    return [*views, *(v for uid in sorted(server.retained) if (v := retained_view(world, server, uid)).present)]
 
 
 def everything_in(world: World, cluster: SimCluster) -> list[AnyView]:

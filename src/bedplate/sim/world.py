@@ -152,6 +152,8 @@ class World:
         self.violations: list[str] = []
         self.dead_images: set[Digest] = set()
         """Disks of images that never boot."""
+        self.lost_images: set[Digest] = set()
+        """Image files that the controller does not have."""
         self.failing_joins: dict[str, int] = {}
         """How many more times kubeadm fails in a machine of that name (`*`: in any)."""
         self.spawn: Callable[[Process], None] = _nobody
