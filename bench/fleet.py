@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bedplate.engine.diff import BASE_ADDON
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
+from bedplate.model.blueprint import BASE_ADDON, AnyEntry, Blueprint, ClusterEntry, MachineEntry
 from bedplate.model.ids import Key, Revision, ServerName
 from bedplate.model.inventory import (
     AnyView,
@@ -208,7 +207,7 @@ def running(size: Size, blueprint: Blueprint) -> dict[str, list[AnyView]]:
             initialised=True,
             api=True,
             etcd_members=tuple(sorted(members[c.cluster])),
-            addons=(BASE_ADDON,),
+            addons=(BASE_ADDON.mark,),
         )
         found[f"cluster/{c.cluster}"].append(view)
     return found

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
-from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import BASE_ADDON, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
@@ -310,14 +310,10 @@ def _cluster(world: World, c: ClusterEntry) -> Next:
         return Next(step=MakeSecrets(cluster=c), reason="it has no certificate authorities yet")
     if not view.api:
         return SATISFIED
-    wanted = {f"{a.name}@{a.digest}" for a in c.addons} | {BASE_ADDON}
+    wanted = {a.mark for a in (*c.addons, BASE_ADDON)}
     if not wanted <= set(view.addons):
         return Next(step=InstallAddons(cluster=c), reason="its addons are not as declared")
     return SATISFIED
-
-
-BASE_ADDON = "bedplate@1"
-"""Bedplate's own objects in every cluster; the number grows when they change."""
 
 
 def _retained_disk(world: World, r: RetainedDiskEntry) -> Next:

@@ -26,6 +26,15 @@ class AddonRef(msgspec.Struct, frozen=True):
     name: str
     digest: Digest
 
+    @property
+    def mark(self) -> str:
+        """`name@digest`, as it is recorded in the cluster once it was applied."""
+        return f"{self.name}@{self.digest}"
+
+
+BASE_ADDON = AddonRef("bedplate", Digest("1"))
+"""Bedplate's own part of every cluster: its digest is a version, raised where what it applies changes."""
+
 
 class ClusterEntry(Entry, frozen=True, kw_only=True, tag="cluster"):
     """A cluster's infrastructure."""

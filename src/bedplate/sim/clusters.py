@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from bedplate.model.blueprint import MachineEntry
+from bedplate.model.blueprint import BASE_ADDON, MachineEntry
 from bedplate.model.ids import ClusterKey
 from bedplate.model.inventory import ClusterView
 from bedplate.model.steps import (
@@ -26,7 +26,6 @@ from bedplate.sim import views
 from bedplate.sim.durations import Durations
 from bedplate.sim.world import Process, SimCluster, SimDomain, SimNode, SimServer, SimVolume, World
 
-BASE_ADDON = "bedplate@1"
 TOKEN_SECONDS = 900.0
 """A bootstrap token ends by itself after so long."""
 NODE_GRACE = 40.0
@@ -52,7 +51,7 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
         case InstallAddons():
             if not world.api(cluster):
                 return _no_api(cluster)
-            cluster.addons = {f"{a.name}@{a.digest}" for a in step.cluster.addons} | {BASE_ADDON}
+            cluster.addons = {a.mark for a in (*step.cluster.addons, BASE_ADDON)}
             world.touch_cluster(cluster)
             return Done(views=(_secrets_view(world, cluster),))
         case DeleteNode():

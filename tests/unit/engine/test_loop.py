@@ -9,7 +9,7 @@ import pytest
 
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
-from bedplate.engine.diff import BASE_ADDON
+from bedplate.model.blueprint import BASE_ADDON
 from bedplate.model.ids import Epoch, OperationId, Revision
 from bedplate.model.inventory import ClusterView, DomainView
 from bedplate.model.journal import OperationRecord
@@ -299,7 +299,7 @@ def test_a_cluster_of_an_earlier_ones_name_inherits_nothing(loop: Loop) -> None:
     entry = loop.cluster()
     started(loop, entry)
     [run] = loop.running()
-    seen = ClusterView(cluster=entry.cluster, secrets=True, initialised=True, api=True, addons=(BASE_ADDON,))
+    seen = ClusterView(cluster=entry.cluster, secrets=True, initialised=True, api=True, addons=(BASE_ADDON.mark,))
     loop.end(run, Done(views=(seen,)))
     loop.want()
     loop.connect("hv2")

@@ -16,10 +16,8 @@ import msgspec
 import yaml
 
 from bedplate.drivers.kubernetes.api import ClusterApi, Json, RefusedError
-from bedplate.model.blueprint import AddonRef, ClusterEntry
+from bedplate.model.blueprint import BASE_ADDON, AddonRef, ClusterEntry
 
-BASE = ("bedplate", "1")
-"""Name and version of Bedplate's own part, as the engine looks for it."""
 ROUTES_ROLE = "bedplate:node-routes"
 RECORD = "/api/v1/namespaces/kube-system/configmaps/bedplate-addons"
 SETTLE_SECONDS = 60.0
@@ -81,7 +79,7 @@ async def install(api: ClusterApi, cluster: ClusterEntry, text: Callable[[str], 
     installer = _Installer(api)
     for o in [*_own(cluster), *objects]:
         await installer.apply(o)
-    data = {ref.name: ref.digest for ref in cluster.addons} | {BASE[0]: BASE[1]}
+    data = {ref.name: ref.digest for ref in (*cluster.addons, BASE_ADDON)}
     metadata = {"name": "bedplate-addons", "namespace": "kube-system"}
     await api.apply(RECORD, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
@@ -99,8 +97,8 @@ def _own(cluster: ClusterEntry) -> list[_Object]:
     reference = {"apiGroup": group, "kind": "ClusterRole", "name": ROUTES_ROLE}
     subjects = [{"apiGroup": group, "kind": "Group", "name": "system:nodes"}]
     return [
-        _Object(BASE[0], {**head, "kind": "ClusterRole", "rules": rules}),
-        _Object(BASE[0], {**head, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": subjects}),
+        _Object(BASE_ADDON.name, {**head, "kind": "ClusterRole", "rules": rules}),
+        _Object(BASE_ADDON.name, {**head, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": subjects}),
     ]
 
 
@@ -192,8 +190,10 @@ def _read(texts: list[tuple[AddonRef, str | None]]) -> list[_Object]:
 
 
 def _objects(ref: AddonRef, text: str | None) -> list[_Object]:
-    if ref.name == BASE[0]:
-        raise AddonError("AddonName", f"an addon can't be named {BASE[0]}; give it another name", permanent=True)
+    if ref.name == BASE_ADDON.name:
+        raise AddonError(
+            "AddonName", f"an addon can't be named {BASE_ADDON.name}; give it another name", permanent=True
+        )
     if text is None or "sha256:" + hashlib.sha256(text.encode()).hexdigest() != ref.digest:
         raise AddonError("AddonChanged", f"addon {ref.name} was changed since it was planned; planning follows")
     try:
