@@ -265,3 +265,13 @@ def seed(api: ApiServer) -> None:
     """What a cluster needs: a release and a network."""
     api.create(f"{GROUP}/releases", release())
     api.create(f"{GROUP}/networks", network())
+
+
+@contextlib.contextmanager
+def served(folder: Path, **clusters: dict[str, Any]) -> Iterator[ApiServer]:
+    """An API with what clusters stand on and these clusters, until the block ends."""
+    with contextlib.closing(ApiServer(folder)) as api:
+        seed(api)
+        for one in clusters.values():
+            api.create(CLUSTERS, one)
+        yield api

@@ -11,7 +11,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from api_server import GROUP, JSON_PATCH, POOLS, SECRETS, ApiServer, cluster, good, network, pool, refusal, secret, seed
+from api_server import (
+    GROUP,
+    JSON_PATCH,
+    POOLS,
+    SECRETS,
+    ApiServer,
+    cluster,
+    good,
+    network,
+    pool,
+    refusal,
+    secret,
+    served,
+)
 
 APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -19,12 +32,8 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path)
-    try:
-        seed(server)
+    with served(tmp_path) as server:
         yield server
-    finally:
-        server.close()
 
 
 # --- secrets ---

@@ -24,7 +24,7 @@ from api_server import (
     pool,
     refusal,
     secret,
-    seed,
+    served,
 )
 
 from bedplate.model.kinds.cluster import Machine, MachineSpec
@@ -36,12 +36,8 @@ PARTIAL = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,appl
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path)
-    try:
-        seed(server)
+    with served(tmp_path) as server:
         yield server
-    finally:
-        server.close()
 
 
 def names(page: dict[str, Any]) -> list[str]:

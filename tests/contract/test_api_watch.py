@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from api_server import CLUSTERS, GROUP, POOLS, WAIT, ApiServer, cluster, pool, refusal, seed
+from api_server import CLUSTERS, GROUP, POOLS, WAIT, ApiServer, cluster, pool, refusal, served
 
 from bedplate.api import watch as watches
 from bedplate.model.kinds.cluster import NodePool
@@ -26,13 +26,8 @@ END = "k8s.io/initial-events-end"
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path)
-    try:
-        seed(server)
-        server.create(CLUSTERS, cluster())
+    with served(tmp_path, shop=cluster()) as server:
         yield server
-    finally:
-        server.close()
 
 
 def labelled(name: str, tier: str) -> dict[str, Any]:

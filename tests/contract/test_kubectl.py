@@ -17,7 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from api_server import POOLS, SECRETS, WAIT, ApiServer, cluster, pool, secret, seed
+from api_server import POOLS, SECRETS, WAIT, ApiServer, cluster, pool, secret, served
 
 from bedplate.drivers.artifacts.release import list_releases
 from bedplate.model.kinds.cluster import Machine, MachineStatus, NodePool, NodePoolStatus
@@ -96,12 +96,8 @@ class Follower:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path)
-    try:
-        seed(server)
+    with served(tmp_path) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from api_server import CLUSTERS, GROUP, POOLS, WAIT, ApiServer, cluster, pool, seed
+from api_server import GROUP, POOLS, WAIT, ApiServer, cluster, pool, served
 
 from bedplate.drivers.artifacts.cache import Cache, sha256_file
 from bedplate.drivers.artifacts.gotool import find_toolchain
@@ -97,13 +97,8 @@ class Informer:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ApiServer]:
-    server = ApiServer(tmp_path)
-    try:
-        seed(server)
-        server.create(CLUSTERS, cluster())
+    with served(tmp_path, shop=cluster()) as server:
         yield server
-    finally:
-        server.close()
 
 
 def grow(api: ApiServer, name: str, replicas: int) -> None:
