@@ -10,10 +10,10 @@ from typing import Protocol
 
 import msgspec
 
-from bedplate.model.blueprint import Blueprint, Delta, MachineEntry
+from bedplate.model.blueprint import BmcRef, Blueprint, Delta, MachineEntry
 from bedplate.model.ids import ClusterKey, Digest, Epoch, MachineUid, Revision, ServerName
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.steps import BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Ticket
+from bedplate.model.steps import BmcStep, BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Ticket
 
 
 class Sink(Protocol):
@@ -43,6 +43,16 @@ class Kubernetes(Protocol):
 
     def follow(self, clusters: Mapping[ClusterKey, ClusterAccess]) -> None:
         """Watch exactly these clusters from now on, delivering `NodeView` and `ClusterView` to the sink."""
+        ...
+
+
+class Bmc(Protocol):
+    """Acts on servers' BMCs. Every call is bounded; what counts is what is read back."""
+
+    async def run(self, step: BmcStep, ticket: Ticket) -> StepResult: ...
+
+    def follow(self, servers: Mapping[ServerName, BmcRef]) -> None:
+        """Watch exactly these BMCs from now on, delivering `BmcView` to the sink, under the source `bmc/<server>`."""
         ...
 
 

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 import msgspec
 
 from bedplate.checks.tables import Tables, unique_things
-from bedplate.model import quantity
-from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry
+from bedplate.model import leases, quantity
+from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, ServerEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
 from bedplate.planner.plan import PlanInput, PlanResult
 
-_FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "server", "disk_pool", "image", "version", "nic")
-"""What a machine keeps for life. Its server too: there is no migration yet, and a restart elsewhere breaks rule 1."""
+_FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "disk_pool", "image", "version", "nic")
+"""What a machine keeps for life."""
+
+
+EXPIRED_FOR = leases.WATCHDOG + leases.MARGIN
+"""Seconds after a lease was seen expired in which its holder's watchdog ends it."""
+_ROUNDING = 1e-6
+"""Seconds: sums of times are not exact."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,20 +92,20 @@ def _entry(inp: PlanInput, t: Tables, k: Key, old: AnyEntry | None, new: AnyEntr
         yield from _machine(inp, t, old if isinstance(old, MachineEntry) else None, new)
     elif isinstance(new, ClusterEntry) and isinstance(old, ClusterEntry):
         yield from _cluster(old, new)
+    elif isinstance(new, ServerEntry):
+        yield from _server(inp, old, new)
     elif new is None and isinstance(old, MachineEntry):
-        yield from _gone(inp, old)
+        yield from _gone(inp, t, old)
 
 
 def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEntry) -> Iterator[Finding]:
     def finding(rule: str, sentence: str) -> Finding:
         return Finding(key=new.key, rule=rule, sentence=f"{new.name}: {sentence}")
 
-    if old is None or new.memory_mib > old.memory_mib or new.cpu > old.cpu:
+    if old is None or new.memory_mib > old.memory_mib or new.cpu > old.cpu or new.server != old.server:
         yield from (finding("placement", said) for said in _overfull(inp, t, new.server))
     if old is None:
         yield from (finding("placement", said) for said in _misplaced(inp, new))
-        if new.replaces and not _usable(inp, _server_of(inp, new.replaces)):
-            yield finding("1", "it stands in for a machine whose end is not confirmed")
         return
     for field in _FIXED:
         if getattr(old, field) != getattr(new, field):
@@ -112,8 +118,60 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
         yield finding("9", "its disk would no longer be kept")
     if new.boot < old.boot:
         yield finding("1", "its boot number would go back")
-    if new.boot > old.boot and not _ended(inp, new):
+    yield from (finding("1", said) for said in _elsewhere(inp, t, old, new))
+    if new.boot > old.boot and not _may_start_again(inp, t, old, new):
         yield finding("1", "it would be started again though it is not confirmed that it ended")
+    if new.out_of_service and not old.out_of_service and not _dead(t, old.server):
+        yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
+
+
+def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> Iterator[str]:
+    """What is wrong with a change of the machine's server (rule 1)."""
+    if new.server == old.server and new.source == old.source:
+        return
+    if new.server != old.server and not _shared(inp, old.disk_pool):
+        yield f"it would move to {new.server}, but its disk is local to {old.server}"
+    if new.source and (new.source != old.server or old.source):
+        yield f"it would move from {new.source}, but it is on {old.server}"
+    elif old.source and new.server == old.source:
+        if _runs(inp, old.server, old) or not (_usable(inp, old.server) or _dead(t, old.server)):
+            yield f"its move to {old.server} would be called off though it may run there"
+    elif old.source and not new.source and new.server == old.server:
+        arrived = _runs(inp, old.server, old) or _usable(inp, old.server) or _dead(t, old.server)
+        ended = _dead(t, old.source) or _has_ended(inp, old.source, old)
+        if not (arrived and ended):
+            yield f"its end on {old.source} is not confirmed"
+    elif not new.source and not _dead(t, old.server) and not _has_ended(inp, old.server, old):
+        yield f"it would be started on {new.server} though its end on {old.server} is not confirmed"
+
+
+def _may_start_again(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> bool:
+    """It ended, or its agent ends it before it starts it (a guest that hangs), or its server is confirmed dead."""
+    ends = [end for end in (old.server, old.source, new.server) if end]
+    return all(_dead(t, end) or _usable(inp, end) for end in ends)
+
+
+def _server(inp: PlanInput, old: AnyEntry | None, new: ServerEntry) -> Iterator[Finding]:
+    """A server counts as dead only on evidence: read-back power, or its leases' expiry with time for its watchdog."""
+    if new.standing != "dead" or (isinstance(old, ServerEntry) and old.standing == "dead"):
+        return
+    would = f"{new.server} would count as dead"
+    seen = inp.inventory.server(new.server)
+    if seen is not None and seen.value.connected:
+        yield Finding(key=new.key, rule="1", sentence=f"{would}, but its agent is connected")
+    told = [
+        o for o in inp.inventory.leases(new.server) if _usable(inp, o.value.witness) and o.value.witness != new.server
+    ]
+    if any(o.value.held for o in told):
+        yield Finding(key=new.key, rule="1", sentence=f"{would}, but it renews its lease")
+    bmc = inp.inventory.bmc(new.server)
+    if new.by == "power" and (bmc is None or bmc.value.power != "off" or bmc.time < new.since):
+        yield Finding(key=new.key, rule="1", sentence=f"{would}, but its power was not read as off")
+    if new.by == "lease":
+        pools = {o.value.disk_pool for o in inp.inventory.leases(new.server)}
+        over = {o.value.disk_pool for o in told if not o.value.held and o.time + EXPIRED_FOR <= inp.now + _ROUNDING}
+        if not pools or pools - over:
+            yield Finding(key=new.key, rule="1", sentence=f"{would} before its watchdog's time is over")
 
 
 def _cluster(old: ClusterEntry, new: ClusterEntry) -> Iterator[Finding]:
@@ -128,12 +186,15 @@ def _cluster(old: ClusterEntry, new: ClusterEntry) -> Iterator[Finding]:
             yield Finding(key=new.key, rule="4", sentence=f"its {field} would change; a cluster keeps it for life")
 
 
-def _gone(inp: PlanInput, old: MachineEntry) -> Iterator[Finding]:
+def _gone(inp: PlanInput, t: Tables, old: MachineEntry) -> Iterator[Finding]:
     """A machine's entry may only be dropped when nothing of it is left where it was."""
 
     def finding(rule: str, sentence: str) -> Finding:
         return Finding(key=old.key, rule=rule, sentence=f"{old.name}: {sentence}")
 
+    declared = inp.spec.servers.get(key("server", old.server))
+    if _dead(t, old.server) and (declared is None or declared.metadata.deletion_timestamp):
+        return  # its user gave the dead server up with all that is on it
     if not _usable(inp, old.server):
         yield finding("1", f"its end on {old.server} is not confirmed: the server's agent is not connected")
     for seen in inp.inventory.domains(old.uid):
@@ -156,16 +217,24 @@ def _usable(inp: PlanInput, name: ServerName | None) -> bool:
     return seen is not None and seen.value.connected and seen.fresh(inp.now) and f"agent/{name}" in inp.inventory.synced
 
 
-def _server_of(inp: PlanInput, uid: str) -> ServerName | None:
-    entry = inp.parent.entries.get(key("machine", uid))
-    return entry.server if isinstance(entry, MachineEntry) else None
+def _dead(t: Tables, name: str) -> bool:
+    """The server's end is confirmed in the blueprint that is checked; `_server` has checked that."""
+    entry = t.entries.get(key("server", name))
+    return isinstance(entry, ServerEntry) and entry.standing == "dead"
 
 
-def _ended(inp: PlanInput, m: MachineEntry) -> bool:
-    if not _usable(inp, m.server):
-        return False
-    seen = inp.inventory.domain(m.server, m.uid)
-    return seen is None or seen.value.state not in {"running", "paused"}
+def _shared(inp: PlanInput, pool: str) -> bool:
+    declared = inp.spec.disk_pools.get(key("diskpool", pool))
+    return declared is not None and declared.spec.type == "shared"
+
+
+def _runs(inp: PlanInput, server: ServerName, m: MachineEntry) -> bool:
+    seen = inp.inventory.domain(server, m.uid)
+    return seen is not None and seen.value.state in {"running", "paused"}
+
+
+def _has_ended(inp: PlanInput, server: ServerName, m: MachineEntry) -> bool:
+    return _usable(inp, server) and not _runs(inp, server, m)
 
 
 def _overfull(inp: PlanInput, t: Tables, name: ServerName) -> Iterator[str]:

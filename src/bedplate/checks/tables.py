@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
 from bedplate.model.ids import ClusterKey, Key, Revision, ServerName
+from bedplate.model.whereabouts import servers_of
 
 
 class Tables:
@@ -36,8 +37,9 @@ class Tables:
             self.taken[thing] += sign
         if not isinstance(entry, MachineEntry):
             return
-        self.memory_mib[entry.server] += sign * entry.memory_mib
-        self.cpus[entry.server] += sign * entry.cpu
+        for server in servers_of(entry):
+            self.memory_mib[server] += sign * entry.memory_mib
+            self.cpus[server] += sign * entry.cpu
         if entry.role == "control-plane":
             if sign > 0:
                 self.planes[entry.cluster][entry.key] = entry

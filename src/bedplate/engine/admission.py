@@ -9,7 +9,18 @@ from bedplate.model.attempts import Attempt
 from bedplate.model.ids import Key, OperationId
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
-from bedplate.model.steps import Bootstrap, DrainNode, InstallAddons, PullImage, Step, StopDomain
+from bedplate.model.steps import (
+    Bootstrap,
+    DrainNode,
+    InstallAddons,
+    MarkOutOfService,
+    MigrateDomain,
+    PowerOff,
+    PullImage,
+    ReadPower,
+    Step,
+    StopDomain,
+)
 
 # Seconds a driver has for a step before its outcome counts as unknown.
 _DEADLINE_DEFAULT = 120.0
@@ -17,7 +28,16 @@ _DEADLINES: dict[type[object], float] = {
     PullImage: 3600.0,  # a few GB over a slow management network
     Bootstrap: 300.0,  # only hands over the payload; kubeadm's own time is watched, not waited for
     InstallAddons: 300.0,
+    ReadPower: 20.0,  # a slow BMC takes 5 s per answer, and a lost answer is asked for again
+    PowerOff: 60.0,  # ordered, then read back twice
+    MarkOutOfService: 15.0,  # the machine's own start waits for it
 }
+
+_MIGRATION_FIXED = 120.0
+_MIGRATION_MIB_PER_SECOND = 50.0
+"""A move that is slower than half of a 1 Gbit/s link does not converge with a guest that writes to its memory."""
+_BACKOFF_LIMITS = {"PowerOff": 15.0}
+"""Seconds at most between tries of what much else waits for."""
 
 
 def deadline(step: Step) -> float:
@@ -26,6 +46,8 @@ def deadline(step: Step) -> float:
         return step.machine.drain_timeout + 60.0
     if isinstance(step, StopDomain):
         return step.grace + 60.0
+    if isinstance(step, MigrateDomain):
+        return _MIGRATION_FIXED + step.machine.memory_mib / _MIGRATION_MIB_PER_SECOND
     return _DEADLINES.get(type(step), _DEADLINE_DEFAULT)
 
 
@@ -36,7 +58,8 @@ def backoff(policy: Policy, attempt: Attempt, target: Key, step: str, seed: int)
     """
     if attempt.count == 0:
         return 0.0
-    full = min(policy.backoff_limit, policy.backoff_first * 2.0 ** min(attempt.count - 1, 30))
+    limit = _BACKOFF_LIMITS.get(step, policy.backoff_limit)
+    full = min(limit, policy.backoff_first * 2.0 ** min(attempt.count - 1, 30))
     share = zlib.crc32(f"{seed}/{target}/{step}/{attempt.count}".encode()) / 2**32
     return full * (1.0 - 0.25 * share)
 

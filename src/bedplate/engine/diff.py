@@ -12,12 +12,13 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
-from bedplate.model.blueprint import BASE_ADDON, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
-from bedplate.model.ids import ClusterKey, Key
+from bedplate.model.blueprint import BASE_ADDON, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry, ServerEntry
+from bedplate.model.ids import ClusterKey, Key, ServerName
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
     Bootstrap,
+    ClearOutOfService,
     CreateVolume,
     DefineDomain,
     DeleteNode,
@@ -25,9 +26,15 @@ from bedplate.model.steps import (
     DeleteVolume,
     DrainNode,
     DropSecrets,
+    ForgetDomain,
     InstallAddons,
     MakeSecrets,
+    MarkOutOfService,
+    MigrateDomain,
+    PowerOff,
     PullImage,
+    ReadPower,
+    ReceiveDomain,
     RemoveDomain,
     RemoveEtcdMember,
     RetainVolume,
@@ -35,6 +42,7 @@ from bedplate.model.steps import (
     Step,
     StopDomain,
 )
+from bedplate.model.whereabouts import domain_of, strays
 
 
 class Next(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +66,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of all entries of a cluster, its own included."""
     joins_at_once: int
     """As in `Policy`."""
+    power_fresh: float = 5.0
+    """As in `Policy`."""
 
 
 SATISFIED = Next()
@@ -77,6 +87,8 @@ def next_for(world: World, key: Key) -> Next:
             return _cluster(world, entry)
         case RetainedDiskEntry():
             return _retained_disk(world, entry)
+        case ServerEntry():
+            return _server(world, entry)
         case None:
             return SATISFIED
 
@@ -85,11 +97,17 @@ def next_for(world: World, key: Key) -> Next:
 
 
 def _machine(world: World, m: MachineEntry) -> Next:
-    server = world.inventory.server(m.server)
-    if server is None or not server.value.connected or f"agent/{m.server}" not in world.inventory.synced:
-        return _wait(Waiting.SERVER, f"server {m.server} is not connected")
-    seen = world.inventory.domain(m.server, m.uid)
-    domain = seen.value if seen is not None else DomainView(server=m.server, uid=m.uid)
+    freed = _out_of_service(world, m) if m.is_node else None
+    if freed is not None:
+        return freed
+    stray = _forget_strays(world, m)
+    if stray is not None:
+        return stray
+    if not _usable(world, m.server):
+        return _without_server(world, m)
+    if m.source and m.desired in {"run", "stop", "manual"}:
+        return _moving(world, m)
+    domain = _domain(world, m)
     match m.desired:
         case "run":
             return _run(world, m, domain)
@@ -103,9 +121,79 @@ def _machine(world: World, m: MachineEntry) -> Next:
             return _remove(world, m, domain)
 
 
+def _usable(world: World, server: ServerName) -> bool:
+    """The server's agent is connected and has told all it knows."""
+    seen = world.inventory.server(server)
+    return seen is not None and seen.value.connected and f"agent/{server}" in world.inventory.synced
+
+
+def _domain(world: World, m: MachineEntry) -> DomainView:
+    seen = world.inventory.domain(m.server, m.uid)
+    return seen.value if seen is not None else DomainView(server=m.server, uid=m.uid)
+
+
+def _without_server(world: World, m: MachineEntry) -> Next:
+    """What can be done for a machine whose server is not heard of: one that is given up leaves its cluster, where the
+    server's end is confirmed; before that its Node stays as it is, with its volumes."""
+    lost = world.blueprint.server(m.server)
+    dead = lost is not None and lost.standing == "dead"
+    cluster = world.blueprint.cluster(m.cluster)
+    if dead and m.desired == "remove" and m.is_node and cluster is not None and cluster.desired == "present":
+        return _leave_behind(world, cluster, m) or _wait(Waiting.SERVER, f"server {m.server} is dead")
+    return _wait(Waiting.SERVER, f"server {m.server} is {'dead' if dead else 'not connected'}")
+
+
+def _forget_strays(world: World, m: MachineEntry) -> Next | None:
+    """End what other servers still know of the machine, before anything is begun where it should be."""
+    for seen in strays(world.inventory, m):
+        server = seen.value.server
+        if _usable(world, server):
+            return Next(step=ForgetDomain(server=server, machine=m), reason=f"it is no longer on {server}")
+    return None
+
+
+def _moving(world: World, m: MachineEntry) -> Next:
+    """A live migration, from what both ends show."""
+    if not _usable(world, m.source):
+        return _wait(Waiting.UNCONFIRMED, f"it moves from {m.source}, which is not connected")
+    seen = world.inventory.domain(m.source, m.uid)
+    there, here = (seen.value.state if seen is not None else "absent"), _domain(world, m)
+    if there == "running" and here.state == "running":
+        return _wait(Waiting.UNCONFIRMED, "it shows as running at both ends of its move; one view is old")
+    if there == "running" and here.generation < m.generation:
+        return Next(step=ReceiveDomain(machine=m), reason=f"{m.server} is to take it over")
+    if there == "running":
+        target = world.inventory.server(m.server)
+        address = target.value.address if target is not None else ""
+        return Next(step=MigrateDomain(machine=m, address=address), reason=m.reason)
+    return _wait(Waiting.MIGRATION, f"it moves from {m.source}; planning looks at how that ended")
+
+
+def _out_of_service(world: World, m: MachineEntry) -> Next | None:
+    """Free the pods of a node whose machine's end is confirmed; take the taint off once it is back."""
+    cluster = world.blueprint.cluster(m.cluster)
+    node = world.inventory.node(m.cluster, m.name)
+    if cluster is None or cluster.desired == "absent" or not is_node_of(node, m):
+        return None
+    if not _cluster_view(world, cluster).api or node is None:
+        return None
+    d = _domain(world, m)
+    runs = d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
+    if m.out_of_service and not runs and not node.value.out_of_service:
+        if m.desired == "run" and attempt(world, m.key, "MarkOutOfService", m.generation).count:
+            return None  # it must not hold up the machine's own start
+        step = MarkOutOfService(cluster=cluster, machine=m)
+        return Next(step=step, reason="its end is confirmed, so its pods are freed")
+    if node.value.out_of_service and runs and node.value.ready:
+        return Next(step=ClearOutOfService(cluster=cluster, machine=m), reason="its node is back")
+    return None
+
+
 def _run(world: World, m: MachineEntry, d: DomainView) -> Next:
     if d.state == "paused":
         return _wait(Waiting.UNCONFIRMED, "the domain is paused; resume it on its server")
+    if d.state == "running" and d.boot < m.boot and m.joined:
+        return Next(step=StopDomain(machine=m, grace=10.0), reason="it hangs and is to be started anew")
     if d.state == "running":
         return _joined(world, m, d) if m.is_node else _up(m, d)
     unfinished = _ready_to_start(world, m, d)
@@ -120,8 +208,10 @@ def _ready_to_start(world: World, m: MachineEntry, d: DomainView) -> Next | None
     """What is missing before it can be started, by whomever; None: nothing, or it runs."""
     if d.state in {"running", "paused"}:
         return None
+    if m.carried and d.generation < m.generation:
+        return Next(step=DefineDomain(machine=m), reason=f"{m.server} takes its disk over")
     if not d.volume:
-        if m.joined or attempt(world, m.key, "CreateVolume").succeeded:
+        if m.joined or m.carried or attempt(world, m.key, "CreateVolume").succeeded:
             # An empty disk in its place would make a machine that is nobody's: planning replaces it.
             return _wait(Waiting.UNCONFIRMED, "its disk is gone; planning decides what becomes of it")
         return _volume(world, m)
@@ -196,7 +286,7 @@ def _is_starting(world: World, cluster: ClusterEntry) -> bool:
     """True while `kubeadm init` runs: what joiners read is written by its last phases, and they would only poll."""
     for m in world.control_planes.get(cluster.key, ()):
         if m.uid == cluster.first_machine:
-            domain = world.inventory.domain(m.server, m.uid)
+            domain = domain_of(world.inventory, m)
             return domain is not None and domain.value.bootstrap == "running"
     return False
 
@@ -210,7 +300,7 @@ def _joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> int:
             continue
         if is_node_of(world.inventory.node(m.cluster, other.name), other):
             continue
-        domain = world.inventory.domain(other.server, other.uid)
+        domain = domain_of(world.inventory, other)
         begun = domain is not None and domain.value.state == "running" and domain.value.bootstrap in {"running", "done"}
         if begun or attempt(world, other.key, "Bootstrap").running:
             count += 1
@@ -224,7 +314,7 @@ def _another_is_joining(world: World, cluster: ClusterEntry, m: MachineEntry) ->
     for other in world.control_planes.get(cluster.key, ()):
         if other.uid == m.uid or other.joined or is_node_of(world.inventory.node(m.cluster, other.name), other):
             continue
-        domain = world.inventory.domain(other.server, other.uid)
+        domain = domain_of(world.inventory, other)
         begun = domain is not None and domain.value.bootstrap in {"running", "done"}
         begun = begun or attempt(world, other.key, "Bootstrap").running
         if begun or (other.desired == "run" and (other.created, other.uid) < (m.created, m.uid)):
@@ -316,6 +406,19 @@ def _cluster(world: World, c: ClusterEntry) -> Next:
     return SATISFIED
 
 
+def _server(world: World, s: ServerEntry) -> Next:
+    """Read the power of a server that is not heard of; cut it where planning wants it fenced."""
+    if s.bmc is None or s.standing == "dead":
+        return SATISFIED
+    seen = world.inventory.bmc(s.server)
+    fresh = seen is not None and seen.time >= s.since and world.now < seen.time + world.power_fresh
+    if s.standing == "fence" and not (fresh and seen is not None and seen.value.power == "off"):
+        return Next(step=PowerOff(entry=s), reason=s.reason)
+    if not fresh:
+        return Next(step=ReadPower(entry=s), reason=s.reason)
+    return SATISFIED
+
+
 def _retained_disk(world: World, r: RetainedDiskEntry) -> Next:
     if r.desired == "present":
         return SATISFIED
@@ -340,7 +443,7 @@ def _peers(world: World, cluster: ClusterEntry, m: MachineEntry) -> tuple[Machin
     """Other control-plane machines that are nodes and whose guests answer."""
     peers: list[MachineEntry] = []
     for other in world.control_planes.get(cluster.key, ()):
-        domain = world.inventory.domain(other.server, other.uid)
+        domain = domain_of(world.inventory, other)
         if other.uid == m.uid or other.desired not in {"run"} or domain is None:
             continue
         if domain.value.state == "running" and domain.value.guest_agent and _is_member(world, other, domain.value):
@@ -365,13 +468,15 @@ def attempt(world: World, target: Key, step: str, generation: int | None = None)
     return found
 
 
-Family = Literal["hypervisor", "bootstrap", "kubernetes"]
+Family = Literal["hypervisor", "bootstrap", "kubernetes", "bmc"]
 
 
 def family(step: Step) -> Family:
     """Which port runs the step."""
     if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember):
         return "bootstrap"
-    if isinstance(step, InstallAddons | DrainNode | DeleteNode):
+    if isinstance(step, InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService):
         return "kubernetes"
+    if isinstance(step, ReadPower | PowerOff):
+        return "bmc"
     return "hypervisor"

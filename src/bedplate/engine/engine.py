@@ -17,10 +17,20 @@ from bedplate.engine.diff import Next, World, next_for
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, Delta, MachineEntry, apply_delta
+from bedplate.model.blueprint import (
+    AnyEntry,
+    Blueprint,
+    BmcRef,
+    ClusterEntry,
+    Delta,
+    MachineEntry,
+    ServerEntry,
+    apply_delta,
+)
 from bedplate.model.ids import ClusterKey, Key, OperationId, ServerName, key
 from bedplate.model.inventory import (
     AnyView,
+    BmcView,
     ClusterView,
     DomainView,
     NodeView,
@@ -33,7 +43,9 @@ from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
 from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.model.whereabouts import domain_of
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
+from bedplate.planner.servers import bmc_ref
 from bedplate.ports import ClusterAccess
 
 FOREVER = float("inf")
@@ -69,6 +81,8 @@ class Engine:
         self._timer = FOREVER
         self._follow_stale: set[Key] = set()  # clusters of which the way to their API may have changed
         self._followed: dict[ClusterKey, ClusterAccess] = {}
+        self._bmcs: dict[ServerName, BmcRef] = {}
+        self._bmcs_stale = True
         self._cache: PlanCache | None = None
         self.findings: tuple[Finding, ...] = ()
         self.waiting: dict[Key, WaitingOn] = {}
@@ -126,6 +140,11 @@ class Engine:
         self._observe_only = event.observe_only
         self._projection = Projection(dict(event.published))
         self._leading = True
+        for server in event.spec.servers.values():
+            # Who is not heard of from now on is missed from now on, also where this controller never heard of it.
+            view = ServerView(server=ServerName(server.metadata.name), connected=False)
+            if self.inventory.view(view.key) is None:
+                self.inventory.apply("engine", (Observation(value=view, time=self._now, source="engine"),), False)
         for operation in event.open_operations:
             result = Unknown(message="the controller stopped before the answer came")
             self._out.append(msg.Finish(operation=operation.id, finished=self._now, result=result))
@@ -137,9 +156,21 @@ class Engine:
         self._look.update(self.blueprint.entries)
         self._plan_at = min(self._plan_at, self._now)
 
+    def _follow_bmcs(self) -> None:
+        """Have the BMCs of declared servers watched."""
+        found: dict[ServerName, BmcRef] = {}
+        for server in self._spec.spec.servers.values():
+            bmc = bmc_ref(server)
+            if bmc is not None and not server.metadata.deletion_timestamp:
+                found[ServerName(server.metadata.name)] = bmc
+        if found != self._bmcs:
+            self._bmcs = found
+            self._out.append(msg.FollowBmcs(servers=found))
+
     def _spec_changed(self, event: msg.SpecChanged) -> None:
         for k, obj in event.changes.items():
             dirty = self._spec.apply(k, obj)
+            self._bmcs_stale = self._bmcs_stale or k.startswith("server/")
             self._projection.declared(k, obj)
             if dirty is not None:
                 self._unplanned.add(k)
@@ -162,6 +193,7 @@ class Engine:
             # Absence counts only from now on: all machines of that server are looked at anew.
             machines = self.index.by_server.get(ServerName(source.removeprefix("agent/")), set())
             self._look.update(machines)
+            self._look.update(key("machine", o.value.uid) for o in observations if isinstance(o.value, DomainView))
             self._news(machines)
 
     def _let_join(self, view: AnyView) -> None:
@@ -188,6 +220,8 @@ class Engine:
                 self._projection.touch(view.key)
                 for pool in view.pools:
                     self._projection.touch(key("diskpool", pool.name))
+            case BmcView():
+                self._projection.touch(key("server", view.server))
             case NodeView() | ClusterView():
                 self._projection.touch(key("cluster", view.cluster))
             case _:
@@ -215,7 +249,10 @@ class Engine:
 
     def _turn(self) -> None:
         for view in self.inventory.expired(self._now):
-            self._seen_anew(view, tuple(self.index.touched_by(view)))
+            touched = tuple(self.index.touched_by(view))
+            self._seen_anew(view, touched)
+            if isinstance(view, BmcView):
+                self._look.update(touched)
         while self._wakeups and self._wakeups[0][0] <= self._now:
             self._look.add(heapq.heappop(self._wakeups)[1])
         if self._now >= self._next_time:
@@ -226,6 +263,9 @@ class Engine:
         if self._committing is None:
             self._diff()
             self._follow()
+        if self._bmcs_stale:
+            self._bmcs_stale = False
+            self._follow_bmcs()
         self._publish()
         self._set_timer()
 
@@ -304,6 +344,8 @@ class Engine:
 
     def _affected(self, before: AnyEntry | None, after: AnyEntry | None) -> Iterable[Key]:
         entry = after or before
+        if isinstance(entry, ServerEntry):
+            return self.index.by_server.get(entry.server, ())
         if isinstance(entry, ClusterEntry):
             return self.index.by_cluster.get(entry.cluster, ())
         if isinstance(entry, MachineEntry) and entry.role == "control-plane":
@@ -337,6 +379,7 @@ class Engine:
             control_planes=self.index.control_planes,
             members=self.index.by_cluster,
             joins_at_once=self.policy.joins_at_once,
+            power_fresh=self.policy.power_fresh,
         )
 
     def _look_at(self, world: World, k: Key) -> None:
@@ -509,7 +552,7 @@ class Engine:
             self._out.append(msg.Follow(clusters=wanted))
 
     def _may_answer(self, cluster: ClusterEntry, m: MachineEntry) -> bool:
-        domain = self.inventory.inventory.domain(m.server, m.uid)
+        domain = domain_of(self.inventory.inventory, m)
         begun = domain is not None and domain.value.bootstrap in {"running", "done"}
         return begun or m.joined or (cluster.initialised and cluster.first_machine == m.uid)
 

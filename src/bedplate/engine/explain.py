@@ -22,6 +22,14 @@ _REFUSED = {
     Rejection.NO_POOL: "does not reach the disk pool",
     Rejection.SAME_SERVER: "already runs a machine that this one must be kept apart from",
     Rejection.SAME_DOMAIN: "is in a failure domain that already has one",
+    Rejection.MAINTENANCE: "is in maintenance",
+    Rejection.UNHEALTHY: "has hardware that is failing",
+    Rejection.BUSY: "has enough machines coming or going right now, or is where it is",
+}
+_STANDING = {
+    "suspect": "it is suspect",
+    "fence": "it is fenced: its power is to be off before anything of it starts elsewhere",
+    "dead": "its end is confirmed, so what ran on it may run elsewhere",
 }
 
 
@@ -66,6 +74,7 @@ def _key(engine: Engine, kind: str, namespace: str, name: str) -> Key | None:
         spec.clusters,
         spec.node_pools,
         spec.virtual_machines,
+        spec.fleet_policies,
     )
     k = key(kind.lower(), namespace, name) if namespace else key(kind.lower(), name)
     return k if any(k in objects for objects in known) else None
@@ -112,8 +121,27 @@ def _about(engine: Engine, k: Key) -> list[str]:
 
 
 def _about_server(engine: Engine, name: ServerName) -> list[str]:
+    out = _about_agent(engine, name)
+    lost = engine.blueprint.server(name)
+    if lost is not None:
+        how = "its leases and its watchdog's time" if lost.by == "lease" else "its power, read back as off"
+        at = f" at {timestamp(lost.confirmed)} by {how}" if lost.confirmed else ""
+        out.append(f"{_STANDING[lost.standing]}{at}; evidence: {lost.reason}")
+    declared = engine.spec.spec.servers.get(key("server", name))
+    if declared is not None and declared.spec.maintenance is not None:
+        until = f" until {declared.spec.maintenance.until}" if declared.spec.maintenance.until else ""
+        out.append(f"it is in maintenance{until}: {declared.spec.maintenance.reason or 'no reason was given'}")
+    bmc = engine.inventory.inventory.bmc(name)
+    if bmc is not None and not bmc.value.reachable:
+        out.append(f"its BMC is not reached: {bmc.value.error}")
+    elif bmc is not None and bmc.value.problems:
+        out.append(f"its BMC says: {'; '.join(bmc.value.problems)}")
+    return out
+
+
+def _about_agent(engine: Engine, name: ServerName) -> list[str]:
     seen = engine.inventory.inventory.server(name)
-    if seen is None:
+    if seen is None or seen.source == "engine":
         return [
             "its agent has not connected since this controller started: start the agent on the server, "
             f"or enrol it with `bedplate server enrol {name}`"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import msgspec
 
 from bedplate.model.attempts import AttemptsByTarget
-from bedplate.model.blueprint import Blueprint, Delta
-from bedplate.model.ids import ClusterKey, Epoch, Key, OperationId, Revision, StoreId
+from bedplate.model.blueprint import Blueprint, BmcRef, Delta
+from bedplate.model.ids import ClusterKey, Epoch, Key, OperationId, Revision, ServerName, StoreId
 from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.journal import OperationRecord
 from bedplate.model.kinds.base import Object
@@ -178,6 +178,12 @@ class Follow(msgspec.Struct, frozen=True, kw_only=True):
     clusters: Mapping[ClusterKey, ClusterAccess]
 
 
+class FollowBmcs(msgspec.Struct, frozen=True, kw_only=True):
+    """Watch exactly these servers' BMCs from now on."""
+
+    servers: Mapping[ServerName, BmcRef]
+
+
 class SetTimer(msgspec.Struct, frozen=True, kw_only=True):
     """Send `Ticked` at this time (seconds since the epoch), or earlier; replaces the last one."""
 
@@ -190,4 +196,6 @@ class Halt(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-Command = Commit | Begin | Run | Finish | Publish | Unpublish | Finalise | Record | Follow | SetTimer | Halt
+Command = (
+    Commit | Begin | Run | Finish | Publish | Unpublish | Finalise | Record | Follow | FollowBmcs | SetTimer | Halt
+)

@@ -13,9 +13,12 @@ from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineE
 from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, cluster_key, key
 from bedplate.model.inventory import (
     AnyView,
+    BmcView,
     ClusterView,
     DomainView,
     Inventory,
+    LeaseView,
+    LoadView,
     NodeView,
     Observation,
     PoolView,
@@ -25,10 +28,12 @@ from bedplate.model.inventory import (
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
-from bedplate.model.policy import ALLOW_MANY
+from bedplate.model.policy import ALLOW_MANY, PAUSED
 from bedplate.model.spec import Spec
+from bedplate.model.whereabouts import servers_of
 
 
 class SpecState:
@@ -44,6 +49,7 @@ class SpecState:
             Cluster: dict(spec.clusters),
             NodePool: dict(spec.node_pools),
             VirtualMachine: dict(spec.virtual_machines),
+            FleetPolicy: dict(spec.fleet_policies),
         }
         self._kinds = {t.__name__.lower(): objects for t, objects in self._by_type.items()}
         self.doomed = set(spec.doomed_machines)
@@ -70,6 +76,7 @@ class SpecState:
             clusters=t[Cluster],  # type: ignore[arg-type]
             node_pools=t[NodePool],  # type: ignore[arg-type]
             virtual_machines=t[VirtualMachine],  # type: ignore[arg-type]
+            fleet_policies=t[FleetPolicy],  # type: ignore[arg-type]
             doomed_machines=frozenset(self.doomed),
             released_disks=frozenset(self.released),
         )
@@ -92,7 +99,7 @@ class SpecState:
             and old.metadata.uid == obj.metadata.uid
             and old.metadata.deletion_timestamp == obj.metadata.deletion_timestamp
             and old.metadata.labels == obj.metadata.labels
-            and old.metadata.annotations.get(ALLOW_MANY) == obj.metadata.annotations.get(ALLOW_MANY)
+            and all(old.metadata.annotations.get(a) == obj.metadata.annotations.get(a) for a in (ALLOW_MANY, PAUSED))
         )
         return None if same else k
 
@@ -117,6 +124,7 @@ class InventoryState:
     def __init__(self) -> None:
         self._observations: dict[Key, Observation[AnyView]] = {}
         self._by_uid: dict[MachineUid, frozenset[Key]] = {}
+        self._leases: dict[ServerName, frozenset[Key]] = {}
         self._by_source: dict[str, set[Key]] = defaultdict(set)
         self._expiry: list[tuple[float, Key]] = []
         self.pools: dict[str, dict[Key, PoolView]] = defaultdict(dict)
@@ -125,7 +133,12 @@ class InventoryState:
         self.inventory = self._snapshot()
 
     def _snapshot(self) -> Inventory:
-        return Inventory(observations=self._observations, domains_by_uid=self._by_uid, synced=frozenset(self.synced))
+        return Inventory(
+            observations=self._observations,
+            domains_by_uid=self._by_uid,
+            leases_by_server=self._leases,
+            synced=frozenset(self.synced),
+        )
 
     def apply(self, source: str, observations: Iterable[Observation[AnyView]], full: bool) -> list[AnyView]:
         """Take a collector's changes in; give the views that differ from what was known (of gone ones, the last)."""
@@ -169,6 +182,8 @@ class InventoryState:
             self._by_uid[view.uid] = self._by_uid.get(view.uid, frozenset()) | {k}
             if source == "step":
                 self._by_source[f"agent/{view.server}"].add(k)
+        elif isinstance(view, LeaseView):
+            self._leases[view.server] = self._leases.get(view.server, frozenset()) | {k}
         if o.good_until != float("inf"):
             heapq.heappush(self._expiry, (o.good_until, k))
         return old is None or old.value != view
@@ -184,6 +199,9 @@ class InventoryState:
                 self._by_uid[uid] = rest
             else:
                 self._by_uid.pop(uid, None)
+        elif old is not None and isinstance(old.value, LeaseView):
+            holder = old.value.server
+            self._leases[holder] = self._leases.get(holder, frozenset[Key]()) - {k}
 
     def _count_pools(self, old: Observation[AnyView] | None, new: ServerView | None) -> None:
         if old is not None and isinstance(old.value, ServerView):
@@ -270,7 +288,8 @@ class BlueprintIndex:
             self._add(new)
 
     def _remove(self, m: MachineEntry) -> None:
-        self.by_server[m.server].discard(m.key)
+        for server in servers_of(m):
+            self.by_server[server].discard(m.key)
         self.by_owner[m.owner].discard(m.key)
         self.on_network[m.nic.network] -= 1
         if not m.is_node:
@@ -289,7 +308,8 @@ class BlueprintIndex:
             self.retained[entry.disk_pool] += 1
         if not isinstance(entry, MachineEntry):
             return
-        self.by_server[entry.server].add(entry.key)
+        for server in servers_of(entry):
+            self.by_server[server].add(entry.key)
         self.by_owner[entry.owner].add(entry.key)
         self.on_network[entry.nic.network] += 1
         if not entry.is_node:
@@ -306,7 +326,7 @@ class BlueprintIndex:
         """Entries that may need another look because of this view."""
         match view:
             case ServerView():
-                return tuple(self.by_server.get(view.server, ()))
+                return (key("server", view.server), *self.by_server.get(view.server, ()))
             case DomainView():
                 return self._with_cluster(key("machine", view.uid))
             case NodeView():
@@ -316,6 +336,10 @@ class BlueprintIndex:
                 return tuple(self.by_cluster.get(view.cluster, ()))
             case RetainedDiskView():
                 return (key("retained-disk", view.uid), key("machine", view.uid))
+            case BmcView() | LeaseView():
+                return (key("server", view.server),)
+            case LoadView():
+                return ()
 
     def _with_cluster(self, k: Key) -> Iterable[Key]:
         """The machine itself; and where it is of a control plane, its cluster's other entries that may wait on it."""

@@ -34,6 +34,7 @@ from bedplate.model.lifecycle import Phase, phase_of
 from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.model.quantity import format_mib, rough_mib
 from bedplate.model.spec import object_key
+from bedplate.model.whereabouts import domain_of
 
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
@@ -67,7 +68,7 @@ def _entries(engine: Engine, owner: Key) -> list[MachineEntry]:
 
 
 def _domain(engine: Engine, m: MachineEntry) -> DomainView | None:
-    seen = engine.inventory.inventory.domain(m.server, m.uid)
+    seen = domain_of(engine.inventory.inventory, m)
     return None if seen is None else seen.value
 
 
@@ -280,6 +281,53 @@ def virtual_machine(engine: Engine, v: VirtualMachine) -> VirtualMachineStatus:
     )
 
 
+_STANDING_PHASES = {"suspect": "Suspect", "fence": "Fencing", "dead": "Dead"}
+
+
+def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int) -> tuple[str, tuple[Condition, ...]]:
+    """A server's phase and conditions: is its agent there, is it empty for maintenance, is its hardware well."""
+    k, generation = object_key(s), s.metadata.generation
+    ok = view.connected and not view.error
+    message = view.error or ("" if view.connected else AGENT_AWAY)
+    waiting = engine.waiting.get(k)
+    reason = "AgentConnected" if ok else "AgentNotConnected"
+    phase = "Ready" if ok else "NotReady"
+    lost = engine.blueprint.server(view.server)
+    if lost is not None:
+        phase = _STANDING_PHASES[lost.standing]
+        ok, reason = False, waiting.reason.value if waiting is not None else phase
+        message = waiting.sentence if waiting is not None else lost.reason
+    found = list(_ready(ok, reason, message, generation))
+    if s.spec.maintenance is not None:
+        empty = machines == 0
+        said = "no machine is left on it" if empty else f"{machines} machines are still on it"
+        if waiting is not None and not empty:
+            said = waiting.sentence
+        phase = phase if not ok else "Maintenance" if empty else "Emptying"
+        found.append(
+            Condition(
+                type="Empty",
+                status="True" if empty else "False",
+                reason="NothingRuns" if empty else waiting.reason.value if waiting is not None else "Emptying",
+                message=said,
+                observed_generation=generation,
+            )
+        )
+    bmc = engine.inventory.inventory.bmc(view.server)
+    if bmc is not None and bmc.value.health:
+        well = bmc.value.health == "ok"
+        found.append(
+            Condition(
+                type="HardwareHealthy",
+                status="True" if well else "False",
+                reason=bmc.value.health.capitalize(),
+                message="; ".join(bmc.value.problems),
+                observed_generation=generation,
+            )
+        )
+    return phase, tuple(found)
+
+
 def server(engine: Engine, s: Server) -> ServerStatus:
     """A server is Ready when its agent is connected and libvirt answers."""
     name = ServerName(s.metadata.name)
@@ -287,12 +335,13 @@ def server(engine: Engine, s: Server) -> ServerStatus:
     view = observed.value if observed is not None else ServerView(server=name, connected=False)
     machines = [engine.blueprint.entries[k] for k in engine.index.by_server.get(name, ())]
     entries = [e for e in machines if isinstance(e, MachineEntry)]
-    ok = view.connected and not view.error
-    message = view.error or ("" if view.connected else AGENT_AWAY)
+    phase, conditions = server_conditions(engine, s, view, len(entries))
+    bmc = engine.inventory.inventory.bmc(name)
     return ServerStatus(
         observed_generation=s.metadata.generation,
-        phase="Ready" if ok else "NotReady",
-        conditions=_ready(ok, "AgentConnected" if ok else "AgentNotConnected", message, s.metadata.generation),
+        phase=phase,
+        conditions=conditions,
+        power=bmc.value.power if bmc is not None and bmc.value.reachable else "",
         host_uuid=view.host_uuid,
         address=view.address,
         agent_version=view.agent_version,

@@ -16,7 +16,7 @@ from bedplate.model.ids import Epoch, MachineUid, OperationId, ServerName, Store
 from bedplate.model.inventory import AnyView, ServerView
 from bedplate.model.steps import HypervisorStep, StepResult
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Grows with every change that an older side would misread."""
 
 WEBSOCKET_PATH = "/agent"
@@ -24,6 +24,15 @@ ENROL_PATH = "/enrol"
 BLOB_PATH = "/blobs/"
 CONTROLLER_NAME = "controller.bedplate.internal"
 """Name in the listener's certificate: agents pin the authority and this name, not an address."""
+
+MOVE_PORT = 7445
+"""Where a server's agent takes a machine in that moves to it, from the agent of the server that it leaves; over TLS with
+the agents' certificates, and only while it awaits one from there."""
+
+PING_SECONDS = 2.0
+SILENCE_SECONDS = 6.0
+"""Seconds between signs of life on a connection, and without any after which it is given up. Three may be lost; a death
+that sends no FIN is noticed before a server is taken for suspect, and well before its lease expires."""
 
 MAX_FRAME = 8 * 1024 * 1024
 """Bytes of one frame; larger files travel in pieces or as blobs."""

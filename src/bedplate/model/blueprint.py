@@ -130,6 +130,16 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     """The machine that was given up after a failure and that this one stands in for."""
     restarts: tuple[float, ...] = ()
     """When planning had it started again after it died; only those within the policy's `boot_window`."""
+    source: ServerName = ServerName("")
+    """While it moves live: the server that it comes from; `server` is where it is to be."""
+    carried: bool = False
+    """Its disk was made on another server of the same shared pool: it is taken over here, never made anew."""
+    moves: tuple[float, ...] = ()
+    """When planning had it moved, lately: what moves often is left alone."""
+    out_of_service: bool = False
+    """Its end is confirmed and its pods are not to wait for it: its Node carries the out-of-service taint."""
+    priority: int = 0
+    """Who is recovered first: higher before lower; control planes before all."""
     created: float = 0.0
     """Seconds since the epoch when planning made it."""
     user_data: str = ""
@@ -150,6 +160,41 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
         return self.role != "vm"
 
 
+class BmcRef(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a server's BMC; its password stays in the store."""
+
+    address: str
+    """`redfish+https://10.0.0.7/redfish/v1/Systems/1`."""
+    secret: str
+    """`namespace/name` of the Secret with `username` and `password`."""
+    verify_ca: str = ""
+
+
+class ServerEntry(Entry, frozen=True, kw_only=True, tag="server"):
+    """A server that is not, or may not be, what it should be. One that is well has no entry.
+
+    `suspect`: its power is read. `fence`: its power is to be off. `dead`: its end is confirmed, so that what ran on it
+    may run elsewhere. The entry goes once its agent is back and has told all that is there.
+    """
+
+    server: ServerName
+    standing: Literal["suspect", "fence", "dead"]
+    since: float
+    """When its agent was last heard of; seconds since the epoch."""
+    bmc: BmcRef | None = None
+    boot_id: str = ""
+    """The boot in which it was lost."""
+    confirmed: float = 0.0
+    """When its end was confirmed."""
+    by: Literal["", "power", "lease"] = ""
+    """`power`: read back as off from its BMC. `lease`: by lease expiry, watchdog time and a margin."""
+    reason: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("server", self.server)
+
+
 class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
     """A disk kept after its machine was replaced or lost (rule 9)."""
 
@@ -167,7 +212,7 @@ class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
         return key("retained-disk", self.uid)
 
 
-AnyEntry = ClusterEntry | MachineEntry | RetainedDiskEntry
+AnyEntry = ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry
 
 
 class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +235,11 @@ class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
         """The entry of that machine."""
         entry = self.entries.get(key("machine", uid))
         return entry if isinstance(entry, MachineEntry) else None
+
+    def server(self, name: ServerName) -> ServerEntry | None:
+        """The entry of that server; None for one that is well."""
+        entry = self.entries.get(key("server", name))
+        return entry if isinstance(entry, ServerEntry) else None
 
     def cluster(self, cluster: ClusterKey) -> ClusterEntry | None:
         """The entry of that cluster."""

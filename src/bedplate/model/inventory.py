@@ -94,6 +94,10 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag=
     """From the node's provider id `bedplate://<uid>`."""
     pods: int = 0
     """Pods that a drain would have to move."""
+    ready_changed: float = 0.0
+    """When `ready` last changed, as the node's own condition says; 0: it does not say. Seconds since the epoch."""
+    out_of_service: bool = False
+    """It carries the taint `node.kubernetes.io/out-of-service`."""
 
     @property
     def key(self) -> Key:
@@ -134,7 +138,70 @@ class RetainedDiskView(msgspec.Struct, frozen=True, kw_only=True, tag_field="vie
         return key("retained-disk-view", self.server, self.uid)
 
 
-AnyView = ServerView | DomainView | NodeView | ClusterView | RetainedDiskView
+class BmcView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="bmc"):
+    """What a server's BMC said last, as read back; never what it replied to an order."""
+
+    server: ServerName
+    reachable: bool
+    power: Literal["on", "off", "unknown"] = "unknown"
+    health: Literal["", "ok", "warning", "critical"] = ""
+    """Redfish's health roll-up; empty: the BMC does not tell."""
+    problems: tuple[str, ...] = ()
+    """What is wrong, one sentence each."""
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("bmc", self.server)
+
+
+class LeaseView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="lease"):
+    """A server's lease on a shared disk pool, as one server that reaches the pool sees it.
+
+    A witness tells of others only while its own lease on that pool is renewed: else it is the blind one. It tells when
+    that changes, not of each renewal. With `witness` the holder itself, `held` False says that it has ended its guests.
+    """
+
+    disk_pool: str
+    server: ServerName
+    """The holder."""
+    witness: ServerName
+    held: bool
+    boot_id: str = ""
+    """The holder's boot id, as its lease says."""
+    guarded: bool = False
+    """The holder's lease says that a watchdog cuts its power within `leases.WATCHDOG` seconds where it fails. Only then
+    does an expired lease, and that time, prove that its guests have ended."""
+    renewed: float = 0.0
+    """When the witness last saw it renewed; seconds since the epoch on its clock. For eyes."""
+
+    @property
+    def key(self) -> Key:
+        return key("lease", self.server, self.disk_pool, self.witness)
+
+
+class MachineLoad(msgspec.Struct, frozen=True):
+    """What one machine used lately: mean and standard deviation of its CPU use, in cores."""
+
+    uid: MachineUid
+    cpu: float
+    deviation: float = 0.0
+
+
+class LoadView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="load"):
+    """What a server and its machines used lately. Told when it has changed by more than a tenth of the server."""
+
+    server: ServerName
+    cpu: float
+    """Cores in use, of all that runs on it."""
+    machines: tuple[MachineLoad, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return key("load", self.server)
+
+
+AnyView = ServerView | DomainView | NodeView | ClusterView | RetainedDiskView | BmcView | LeaseView | LoadView
 
 V = TypeVar("V", bound=AnyView, covariant=True)
 
@@ -160,6 +227,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     observations: Mapping[Key, Observation[AnyView]] = {}
     domains_by_uid: Mapping[MachineUid, frozenset[Key]] = {}
+    leases_by_server: Mapping[ServerName, frozenset[Key]] = {}
+    """The same for leases by their holder."""
     synced: frozenset[str] = frozenset()
     """Sources that delivered their full state since the controller started: `agent/hv1`, `cluster/default/shop`.
     Absence in a source that is not in here means nothing."""
@@ -168,6 +237,21 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         """Latest observation of that server."""
         o = self.observations.get(key("server", name))
         return o if o is not None and isinstance(o.value, ServerView) else None  # type: ignore[return-value]
+
+    def bmc(self, name: ServerName) -> Observation[BmcView] | None:
+        """Latest word of that server's BMC."""
+        o = self.observations.get(key("bmc", name))
+        return o if o is not None and isinstance(o.value, BmcView) else None  # type: ignore[return-value]
+
+    def load(self, name: ServerName) -> Observation[LoadView] | None:
+        """Latest load of that server."""
+        o = self.observations.get(key("load", name))
+        return o if o is not None and isinstance(o.value, LoadView) else None  # type: ignore[return-value]
+
+    def leases(self, name: ServerName) -> list[Observation[LeaseView]]:
+        """All that was told of that server's leases, by whichever witness."""
+        found = (self.observations.get(k) for k in self.leases_by_server.get(name, frozenset[Key]()))
+        return [o for o in found if o is not None and isinstance(o.value, LeaseView)]  # type: ignore[misc]
 
     def domain(self, server: ServerName, uid: MachineUid) -> Observation[DomainView] | None:
         """Latest observation of that machine's domain on that server."""

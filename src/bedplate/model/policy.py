@@ -8,6 +8,10 @@ ALLOW_MANY = "bedplate.dev/allow-many"
 """Annotation of a Cluster. `true`: a person has confirmed that more than 30 % of it may be acted on (rule 6)."""
 
 
+PAUSED = "bedplate.dev/paused"
+"""Annotation of a Cluster, a VirtualMachine or a Server, with the reason: it is left as it is until this is gone."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds."""
 
@@ -39,3 +43,31 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Without a word from an agent for so long, its server counts as not connected."""
     tick: float = 0.05
     """News is gathered this long before planning, so that a busy fleet does not make a blueprint per event."""
+    suspect_after: float = 6.0
+    """Seconds without an agent's connection before its server is suspect: an agent that is restarted is back in two,
+    a connection that is cut and heals in three."""
+    power_fresh: float = 5.0
+    """Seconds for which a suspect server's power state, once read, is believed."""
+    unconfirmed_replace: float = 300.0
+    """Seconds after which nodes on a server whose end nobody can confirm are replaced under new identities; Kubernetes
+    itself gives pods up after as long (default toleration of `node.kubernetes.io/unreachable`)."""
+    restart_expected: float = 60.0
+    """Seconds from a confirmed end until a restarted machine's node is Ready again (23-25 s to SSH for a VM: R.
+    Aboukhalil, 2018; twice that with its kubelet)."""
+    pods_expected: float = 30.0
+    """Seconds in which freed pods are back elsewhere. Where `restart_expected` is longer, they are freed at once."""
+    recover_at_once: int = 32
+    """Machines restarted elsewhere at a time over the fleet, so that survivors and storage are not drowned (vSphere HA
+    restarts in batches of 32: yellow-bricks.com)."""
+    recover_per_server: int = 4
+    """Of those, on one surviving server."""
+    moves_per_server: int = 2
+    """Live migrations at once from or to one server: each fills a link (libvirt suites default to 2)."""
+    isolated_after: float = 60.0
+    """Seconds after which a server is fenced that still renews its leases while neither its agent nor any of its nodes
+    is heard of: its guests run, but nobody reaches them. Longer than Kubernetes' 40-50 s until a node is NotReady."""
+    not_ready_limit: float = 600.0
+    """Seconds that a node may be NotReady on a well server before its machine is restarted, then replaced: twice what
+    Kubernetes waits before it gives the node's pods up."""
+    move_window: float = 600.0
+    """Seconds in which no machine is moved a second time by balancing: no ping-pong."""

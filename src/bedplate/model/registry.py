@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from bedplate.model.kinds import cluster, control, core, infrastructure, virtual_machine
+from bedplate.model.kinds import cluster, control, core, fleet, infrastructure, virtual_machine
 from bedplate.model.kinds.base import Object
 from bedplate.model.meta import GROUP, VERSION
 
@@ -51,7 +51,7 @@ _AGE = Column("Age", "metadata.creationTimestamp", "date")
 
 KINDS: tuple[KindInfo, ...] = (
     KindInfo("Server", "servers", infrastructure.Server, short_names=("srv",), namespaced=False, columns=(
-        Column("Role", "spec.role"), _READY, Column("CPUs", "status.cpus", "integer"),
+        Column("Role", "spec.role"), _READY, Column("Phase", "status.phase"), Column("CPUs", "status.cpus", "integer"),
         Column("Memory", "status.memory"), Column("Allocated", "status.allocatedMemory"),
         Column("Machines", "status.machines", "integer"),
         Column("Address", "status.address", priority=1), Column("Accelerator", "status.accelerator", priority=1), _AGE,
@@ -71,6 +71,10 @@ KINDS: tuple[KindInfo, ...] = (
     KindInfo("Release", "releases", infrastructure.Release, short_names=("rel",), namespaced=False, columns=(
         Column("Version", "spec.version"), Column("Source", "spec.source"),
         Column("Etcd", "spec.etcd", priority=1), _AGE,
+    )),
+    KindInfo("FleetPolicy", "fleetpolicies", fleet.FleetPolicy, short_names=("fp",), namespaced=False, columns=(
+        Column("Balance", "spec.balance.mode"), Column("Reserve", "spec.reserve.servers", "integer"),
+        Column("Paused", "spec.paused"), _AGE,
     )),
     KindInfo("Cluster", "clusters", cluster.Cluster, short_names=("cl",), columns=(
         Column("Version", "status.version"), _READY, Column("Nodes", "status.nodes", "integer"),

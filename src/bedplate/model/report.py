@@ -24,6 +24,9 @@ class Rejection(StrEnum):
     NO_POOL = "DiskPoolOutOfReach"
     SAME_SERVER = "AntiAffinityServer"
     SAME_DOMAIN = "AntiAffinityDomain"
+    MAINTENANCE = "InMaintenance"
+    UNHEALTHY = "HardwareFailing"
+    BUSY = "EnoughMovesAlready"
 
 
 class Waiting(StrEnum):
@@ -54,6 +57,15 @@ class Waiting(StrEnum):
     MINOR_UPGRADE = "MinorUpgradeNotSupported"
     LAST_COPY = "LastGoodCopy"
     ACCEPTANCE = "WaitingForAcceptance"
+    PAUSED = "Paused"
+    SUSPECT = "ServerSuspect"
+    FENCING = "ServerIsFenced"
+    DEAD = "ServerDead"
+    CUT_OFF = "ServerCutOff"
+    RECOVERY_TURN = "WaitingForTurnToRecover"
+    MIGRATION = "Migrating"
+    NOT_MOVABLE = "NotMovable"
+    MAINTENANCE = "Maintenance"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, NodePool
+from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy, FleetPolicySpec
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 
@@ -31,7 +32,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     clusters: Mapping[Key, Cluster] = {}
     node_pools: Mapping[Key, NodePool] = {}
     virtual_machines: Mapping[Key, VirtualMachine] = {}
+    fleet_policies: Mapping[Key, FleetPolicy] = {}
     released_disks: frozenset[str] = frozenset()
     """Machine uids whose retained disks a user deleted explicitly."""
     doomed_machines: frozenset[str] = frozenset()
     """Uids of Machines that a user deleted: to be replaced under a new identity."""
+
+    @property
+    def fleet(self) -> FleetPolicySpec:
+        """What holds for the whole fleet; defaults where nobody declared it."""
+        found = self.fleet_policies.get(key("fleetpolicy", FLEET_POLICY_NAME))
+        return found.spec if found is not None and not found.metadata.deletion_timestamp else FleetPolicySpec()

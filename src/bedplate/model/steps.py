@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry
+from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry, ServerEntry
 from bedplate.model.ids import (
     Epoch,
     Generation,
@@ -87,6 +87,38 @@ class DeleteVolume(_MachineStep, frozen=True, kw_only=True, tag="DeleteVolume"):
 
 class RetainVolume(_MachineStep, frozen=True, kw_only=True, tag="RetainVolume"):
     """Move the machine's disk to the pool's retained disks (rule 9)."""
+
+
+class ReceiveDomain(_MachineStep, frozen=True, kw_only=True, tag="ReceiveDomain"):
+    """Make `machine.server` ready to take the running machine over: remember its generation and boot number, see that
+    its disk is reached there. Nothing runs by it."""
+
+
+class MigrateDomain(_MachineStep, frozen=True, kw_only=True, tag="MigrateDomain"):
+    """Move the running domain live from `machine.source` to `machine.server`, run by the source's agent.
+
+    Done: it runs there and is not known to the source's libvirt any more. Failed: it runs on at the source. Unknown:
+    both sides must be read before anything is resumed (rule 1). Repeating attaches to the running one.
+    """
+
+    address: str = ""
+    """Where the target's libvirt takes it in."""
+
+    @property
+    def server(self) -> ServerName:
+        return self.machine.source
+
+
+class ForgetDomain(_Step, frozen=True, kw_only=True, tag="ForgetDomain"):
+    """Have a server that a machine has left, by recovery or migration, know it no more: end what may run of it there,
+    take it out of libvirt. Its disk, which is shared and in use elsewhere, is not touched."""
+
+    server: ServerName
+    machine: MachineEntry
+
+    @property
+    def target(self) -> Key:
+        return self.machine.key
 
 
 class DeleteRetained(_Step, frozen=True, kw_only=True, tag="DeleteRetained"):
@@ -167,8 +199,46 @@ class RemoveEtcdMember(_NodeStep, frozen=True, kw_only=True, tag="RemoveEtcdMemb
     peers: tuple[MachineEntry, ...] = ()
 
 
+class MarkOutOfService(_NodeStep, frozen=True, kw_only=True, tag="MarkOutOfService"):
+    """Of a node whose machine's end is confirmed: set it not ready, taint it `node.kubernetes.io/out-of-service`, and
+    delete its pods by force, so that stateful ones and their volumes are free at once."""
+
+
+class ClearOutOfService(_NodeStep, frozen=True, kw_only=True, tag="ClearOutOfService"):
+    """Take the out-of-service taint off a node that is back."""
+
+
+# --- on a server's BMC ---------------------------------------------------------------------------------------------
+
+
+class _BmcStep(_Step, frozen=True, kw_only=True):
+    entry: ServerEntry
+
+    @property
+    def target(self) -> Key:
+        return self.entry.key
+
+    @property
+    def server(self) -> ServerName:
+        return ServerName("")
+
+
+class ReadPower(_BmcStep, frozen=True, kw_only=True, tag="ReadPower"):
+    """Read the power state. Done carries a `BmcView`, also where the BMC does not answer."""
+
+
+class PowerOff(_BmcStep, frozen=True, kw_only=True, tag="PowerOff"):
+    """Cut the power at once and read back until it is off; already off is off. The reply to the order counts nothing.
+
+    Done only where `off` was read back. Failed where it was not in time.
+    """
+
+
 HypervisorStep = (
-    PullImage
+    ReceiveDomain
+    | MigrateDomain
+    | ForgetDomain
+    | PullImage
     | CreateVolume
     | DefineDomain
     | StartDomain
@@ -179,8 +249,9 @@ HypervisorStep = (
     | DeleteRetained
 )
 BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember
-KubernetesStep = InstallAddons | DrainNode | DeleteNode
-Step = HypervisorStep | BootstrapStep | KubernetesStep
+KubernetesStep = InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService
+BmcStep = ReadPower | PowerOff
+Step = HypervisorStep | BootstrapStep | KubernetesStep | BmcStep
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):

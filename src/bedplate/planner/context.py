@@ -12,14 +12,16 @@ from typing import TypeVar
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
-from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry
-from bedplate.model.ids import Generation, Key, MachineUid, ServerName
+from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry, ServerEntry
+from bedplate.model.ids import Generation, Key, MachineUid, ServerName, key
 from bedplate.model.inventory import DomainView, Inventory, Observation
-from bedplate.model.policy import Policy
+from bedplate.model.kinds.base import Object
+from bedplate.model.policy import PAUSED, Policy
 from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
+from bedplate.model.whereabouts import domain_of
 from bedplate.planner import identity
-from bedplate.planner.index import Index, Unit
+from bedplate.planner.index import FLEET, Index, Unit
 
 FOREVER = float("inf")
 _ROOM = frozenset({Waiting.NO_ROOM, Waiting.NO_ADDRESS, Waiting.NO_VIP})
@@ -59,8 +61,10 @@ class Planning:
         self.index = index
         self.round_changed: set[Unit] = set()
         self.freed = False
-        self.lost: dict[Key, list[MachineUid]] = {}
+        self.given_up: dict[Key, list[MachineUid]] = {}
         """By owner: machines given up after failures in this planning, for those that replace them."""
+        self.unheard: tuple[int, int] | None = None
+        """Hypervisors not heard of, and all; counted when it is first asked for."""
         self._inp = inp
         self._fresh = fresh
         self._unit: Unit = Key("")
@@ -99,6 +103,8 @@ class Planning:
         action = "change" if entry.key in self.index.entries else "create"
         self.index.put(entry)
         self._note(entry.key, action, sentence)
+        if isinstance(entry, MachineEntry):
+            self.round_changed.add(self.index.unit_of(entry))  # what is decided over the fleet concerns its owner
         return entry
 
     def drop(self, k: Key, sentence: str) -> None:
@@ -116,6 +122,10 @@ class Planning:
         self._touched[k] = None
         self._changes.append(Change(key=k, action=action, sentence=sentence))
         self.round_changed.add(self._unit)
+        if k.startswith("server/"):
+            # Whether a server is dead matters to all that is on it, and to the order in which that is recovered.
+            self.round_changed.update(self.index.units_on(ServerName(k.partition("/")[2])))
+            self.round_changed.add(FLEET)
 
     def new_uid(self, owner: Key) -> MachineUid:
         """An identity that was never used before."""
@@ -171,8 +181,33 @@ class Planning:
         return found
 
     def domain(self, m: MachineEntry) -> Observation[DomainView] | None:
-        """The latest observation of the machine's domain on its server."""
-        return self.inventory.domain(m.server, m.uid)
+        """The latest observation of the machine's domain, at whichever end of a move it runs."""
+        return domain_of(self.inventory, m)
+
+    def heard(self, name: ServerName) -> bool:
+        """True while the server's agent is connected, whatever it has told."""
+        seen = self.inventory.server(name)
+        return seen is not None and seen.value.connected
+
+    def lost(self, name: ServerName) -> ServerEntry | None:
+        """What is planned about a server that is not heard of; None where it is well."""
+        entry = self.index.entries.get(key("server", name))
+        return entry if isinstance(entry, ServerEntry) else None
+
+    def dead(self, name: ServerName) -> bool:
+        """True where the server's end is confirmed: nothing of it writes any more."""
+        entry = self.lost(name)
+        return entry is not None and entry.standing == "dead"
+
+    def paused(self, *objects: Object | None) -> str:
+        """Why nothing is to be done by itself, to the fleet or to one of these objects; empty: nobody said so."""
+        if self.spec.fleet.paused:
+            return f"the fleet is paused: {self.spec.fleet.paused}"
+        for obj in objects:
+            reason = obj.metadata.annotations.get(PAUSED) if obj is not None else None
+            if obj is not None and reason is not None:
+                return f"{type(obj).__name__} {obj.metadata.name} is paused: {reason or 'no reason was given'}"
+        return ""
 
     # --- the end ---
 
@@ -214,6 +249,8 @@ class Planning:
 
     def _keys_of(self, unit: Unit) -> list[Key]:
         kind, _, rest = unit.partition("/")
+        if kind == "fleet":
+            return []  # it speaks of machines and servers only
         if kind == "cluster":
             pools = sorted(self.index.pools_of.get(rest, ()))  # type: ignore[call-overload]
             return [unit, *pools, *self.index.by_cluster.get(rest, {})]  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ import msgspec
 from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry
 from bedplate.model.ids import Key, MachineUid
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, placement, versions
+from bedplate.planner import clusters, machines, maintain, placement, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -29,6 +29,7 @@ def outdated(s: Scope) -> dict[str, str]:
         what = machines.differs(m, shape, images.refs.get(shape.image), s.entry.version) if fits else ""
         if m.uid in s.p.spec.doomed_machines:
             what = "a user deleted it"
+        what = what or maintain.emptying(s.p, m)
         if what:
             found[m.uid] = what
     return found

@@ -15,6 +15,8 @@ from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.inventory import Observation, PoolView, ServerView
 from bedplate.model.kinds.infrastructure import DiskPool, Server, server_labels
+from bedplate.model.times import seconds_of
+from bedplate.model.whereabouts import servers_of
 
 _PROFILES_LIMIT = 256
 """Kept orders of servers, one per kind of request. A fleet has few; more than this is a test of patience."""
@@ -33,8 +35,10 @@ class ServerState:
         "good_until",
         "hypervisor",
         "labels",
+        "maintenance_until",
         "memory_capacity",
         "memory_used",
+        "moving",
         "name",
         "pools",
         "signature",
@@ -47,6 +51,8 @@ class ServerState:
         self.tie = zlib.crc32(f"{seed}/{name}".encode())
         self.cpu_used = 0
         self.memory_used = 0
+        self.moving = 0
+        """Live migrations from or to it that are planned or under way."""
         self.disk_used: Counter[str] = Counter()
         self.signature: object = None
         self.update(None, None)
@@ -61,11 +67,13 @@ class ServerState:
         self.hypervisor = server is not None and server.spec.role == "hypervisor"
         self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
         self.unschedulable = server is not None and server.spec.unschedulable
+        self.maintenance_until = _maintenance_until(server)
         self.domains: Mapping[str, str] = server.spec.failure_domain if server is not None else {}
         self.labels: Mapping[str, str] = server_labels(server) if server is not None else {}
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
-            (self.hypervisor, self.unschedulable, self.connected, self.bridges, self.cpu_capacity),
+            (self.hypervisor, self.unschedulable, self.maintenance_until, self.connected),
+            (self.bridges, self.cpu_capacity),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
             (view is not None and view.connected, self.good_until),
         )
@@ -73,12 +81,24 @@ class ServerState:
         self.signature = signature
         return changed
 
+    def in_maintenance(self, now: float) -> bool:
+        """True while the server is to be empty."""
+        return now < self.maintenance_until
+
     @property
     def share(self) -> float:
         """The larger of the allocated shares of memory and CPU, 0 to 1."""
         memory = self.memory_used / self.memory_capacity if self.memory_capacity > 0 else 1.0
         cpu = self.cpu_used / self.cpu_capacity if self.cpu_capacity > 0 else 1.0
         return max(memory, cpu)
+
+
+def _maintenance_until(server: Server | None) -> float:
+    """When the server's maintenance is over, in seconds since the epoch; 0: it is in none."""
+    if server is None or server.spec.maintenance is None:
+        return 0.0
+    until = server.spec.maintenance.until
+    return seconds_of(until) if until else float("inf")
 
 
 def _capacity(server: Server | None, view: ServerView | None) -> tuple[float, int]:
@@ -172,15 +192,19 @@ class Fleet:
         return declared is not None and declared.spec.type == "shared"
 
     def allocate(self, m: MachineEntry, sign: int = 1) -> None:
-        """Count a machine on its server (`sign` 1), or take it off (-1)."""
+        """Count a machine on its server (`sign` 1), or take it off (-1). One that moves takes room at both ends."""
         server = self.server(m.server)
-        server.cpu_used += sign * m.cpu
-        server.memory_used += sign * m.memory_mib
+        for end in servers_of(m):
+            state = self.server(end)
+            state.cpu_used += sign * m.cpu
+            state.memory_used += sign * m.memory_mib
+            state.moving += sign * bool(m.source)
         used = self._shared_used if self.is_shared(m.disk_pool) else server.disk_used
         used[m.disk_pool] += sign * m.disk_mib
         if sign < 0:
             for order in self._orders.values():
-                order.freed(server)
+                for end in servers_of(m):
+                    order.freed(self.server(end))
 
     def disk_used(self, server: ServerState, pool: str) -> int:
         """MiB of disks that are planned in that pool as this server sees it."""

@@ -9,17 +9,29 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, ImageRef, MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import (
+    AnyEntry,
+    Blueprint,
+    ClusterEntry,
+    ImageRef,
+    MachineEntry,
+    RetainedDiskEntry,
+    ServerEntry,
+)
 from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, Revision, ServerName, cluster_key, key
 from bedplate.model.inventory import Inventory
 from bedplate.model.kinds.infrastructure import Image
 from bedplate.model.report import WaitingOn
 from bedplate.model.spec import Spec
+from bedplate.model.whereabouts import servers_of
 from bedplate.planner.addresses import NetworkState, count_machine
 from bedplate.planner.fleet import Fleet
 
 Unit = Key
-"""What is planned as one: `cluster/...` with its pools and machines, `virtualmachine/...`, `retained-disk/...`."""
+"""What is planned as one: `cluster/...` with its pools and machines, `virtualmachine/...`, `retained-disk/...`,
+`server/...` (is it alive), and `FLEET`: what can only be decided over all servers."""
+
+FLEET = Key("fleet/default")
 
 
 class Index:
@@ -42,6 +54,8 @@ class Index:
             sorted(n.metadata.name for n in spec.networks.values() if not n.metadata.deletion_timestamp)
         )
         self.fleet = Fleet(seed, spec.disk_pools)
+        self._servers: dict[Key, ServerEntry] = {}
+        self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
         self.waiters: set[Unit] = set()
         """Units that wait for room or addresses: looked at again when any become free."""
@@ -94,6 +108,8 @@ class Index:
                 count_machine(self.network(entry.nic.network), entry, 1)
             case ClusterEntry():
                 self.network(entry.network).take_cluster(entry)
+            case ServerEntry():
+                self._servers[entry.key] = entry
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] += 1
 
@@ -107,18 +123,25 @@ class Index:
                 count_machine(self.network(entry.nic.network), entry, -1)
             case ClusterEntry():
                 self.network(entry.network).take_cluster(entry, -1)
+            case ServerEntry():
+                self._servers.pop(entry.key, None)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] -= 1
 
     def _link(self, m: MachineEntry) -> None:
-        self.by_server[m.server][m.key] = m
+        for server in servers_of(m):
+            self.by_server[server][m.key] = m
+        if m.carried:
+            self._carried[m.key] = m
         if m.is_node:
             self.by_cluster[m.cluster][m.key] = m
         else:
             self.by_owner[m.owner][m.key] = m
 
     def _unlink(self, m: MachineEntry) -> None:
-        self.by_server[m.server].pop(m.key, None)
+        for server in servers_of(m):
+            self.by_server[server].pop(m.key, None)
+        self._carried.pop(m.key, None)
         if m.is_node:
             self.by_cluster[m.cluster].pop(m.key, None)
         else:
@@ -163,6 +186,19 @@ class Index:
         entry = self.entries.get(key("machine", MachineUid(uid)))
         return self.unit_of(entry) if isinstance(entry, MachineEntry) else None
 
+    def entries_of_servers(self) -> Iterable[ServerEntry]:
+        """Entries of servers that are not well."""
+        return self._servers.values()
+
+    def carried(self) -> Iterable[MachineEntry]:
+        """Machines whose disk was made on another server than where they are."""
+        return self._carried.values()
+
+    @property
+    def fleet_work(self) -> bool:
+        """True where anything is to be decided over all servers: one is lost or in maintenance."""
+        return bool(self._servers) or any(s.maintenance_until > 0.0 for s in self.fleet.servers.values())
+
     def units_on(self, server: ServerName) -> Iterable[Unit]:
         """Units that have machines or retained disks on the server."""
         return {self.unit_of(m) for m in self.by_server.get(server, {}).values()}
@@ -171,6 +207,8 @@ class Index:
         """Every unit there is."""
         units: set[Unit] = set(spec.clusters) | set(spec.virtual_machines)
         units.update(key("cluster", c) for c, pools in self.pools_of.items() if pools)
+        units.update(key("server", name) for name, machines in self.by_server.items() if machines)
+        units.add(FLEET)
         for entry in self.entries.values():
             units.add(self.unit_of(entry) if isinstance(entry, MachineEntry) else entry.key)
         return units
@@ -206,6 +244,7 @@ def _same_place(a: MachineEntry, b: MachineEntry) -> bool:
     """True where nothing changed that is counted anywhere."""
     return (
         a.server == b.server
+        and a.source == b.source
         and a.cpu == b.cpu
         and a.memory_mib == b.memory_mib
         and a.disk_mib == b.disk_mib

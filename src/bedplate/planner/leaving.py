@@ -87,8 +87,14 @@ def _to_remove(p: Planning, m: MachineEntry, sentence: str) -> MachineEntry:
 
 def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
     """Drop the entry where nothing of the machine is left, or say what still is."""
+    if p.dead(m.server) and _given_up_with(p, m):
+        p.drop(m.key, f"{m.name} is gone: {m.server} died and was deleted")
+        return
     if not p.usable(m.server):
         said = f"server {m.server} is not connected, so the end of its machine can't be confirmed"
+        if p.dead(m.server):
+            said = f"server {m.server} is dead; what is left of the machine there goes when it is back"
+            said = f"{said}, or is given up when the Server is deleted"
         p.wait(m.key, Waiting.UNCONFIRMED, said)
         p.at(p.now + p.policy.silence)
         return
@@ -99,6 +105,12 @@ def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
     if m.retain_disk and _is_retained(p, m):
         _retain(p, m)
     p.drop(m.key, f"{m.name} is gone from {m.server}")
+
+
+def _given_up_with(p: Planning, m: MachineEntry) -> bool:
+    """A person deleted the dead server: with it goes whatever lies on its disks, and nothing of it is waited for."""
+    declared = p.spec.servers.get(key("server", m.server))
+    return declared is None or bool(declared.metadata.deletion_timestamp)
 
 
 def _left(p: Planning, s: Scope | None, m: MachineEntry) -> str:

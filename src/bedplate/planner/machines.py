@@ -119,7 +119,7 @@ def create(p: Planning, mold: Mold, place: Place, reason: str, address: str = ""
         p.wait(mold.owner, Waiting.NO_ADDRESS, said)
         return None
     uid = p.new_uid(mold.owner)
-    lost = p.lost.get(mold.owner)
+    lost = p.given_up.get(mold.owner)
     entry = MachineEntry(
         uid=uid,
         name=_free_name(p, mold, uid),

@@ -12,7 +12,7 @@ from bedplate.model.ids import Key
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
-from bedplate.planner import control_plane, machines, placement, rollout, versions
+from bedplate.planner import control_plane, machines, maintain, placement, rollout, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -55,13 +55,14 @@ def first_to_go(s: Scope, run: list[MachineEntry], count: int, spread: str) -> l
 def outdated(s: Scope, pool: NodePool, run: list[MachineEntry]) -> dict[str, str]:
     """The pool's machines that are not as declared, by uid, with what differs."""
     assert s.entry is not None
+    emptied: dict[str, str] = {m.uid: why for m in run if (why := maintain.emptying(s.p, m))}
     shape = pool.spec.machine
     image = s.p.index.images.refs.get(shape.image)
     if shape.image and s.p.index.images.versions.get(shape.image) != s.entry.version:
-        return {}  # growing says what is wrong with the image; nothing is rolled out to one that does not fit
+        return emptied  # growing says what is wrong with the image; nothing is rolled out to one that does not fit
     version = s.entry.version if shape.image or s.entry.version in s.p.index.images.newest else ""
     found = ((m, machines.differs(m, shape, image, version or m.version)) for m in run)
-    return {m.uid: what for m, what in found if what}
+    return emptied | {str(m.uid): what for m, what in found if what}
 
 
 def grow(p: Planning, unit: Key) -> None:

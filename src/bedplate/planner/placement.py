@@ -7,7 +7,7 @@ fits wins; among equals the seed decides. Takes what is observed as it is and al
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import closing
 
 import msgspec
@@ -43,6 +43,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     in_domains: Counter[str]
     server_limit: int | None = None
     domain_limit: int | None = None
+    avoid: Set[ServerName] = frozenset()
+    """Servers that are to be left alone right now: enough is moving to them already."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -131,6 +133,10 @@ def _not_now(fleet: Fleet, s: ServerState, r: Request, now: float) -> Rejection 
     """Why this server, which could ever take such a machine, can't take this one now."""
     if s.good_until <= now:
         return Rejection.NOT_CONNECTED
+    if s.in_maintenance(now):
+        return Rejection.MAINTENANCE
+    if s.name in r.avoid:
+        return Rejection.BUSY
     if r.server_limit is not None and r.on_servers[s.name] >= r.server_limit:
         return Rejection.SAME_SERVER
     if r.domain_limit is not None and r.in_domains[_domain(s, r)] >= r.domain_limit:

@@ -19,20 +19,23 @@ from bedplate.planner import (
     control_plane,
     deletion,
     leaving,
+    maintain,
     node_pools,
     recover,
+    rescue,
     retained_disks,
+    servers,
     virtual_machines,
 )
 from bedplate.planner.context import PlanCache, PlanInput, Planning
-from bedplate.planner.index import Index, Unit
+from bedplate.planner.index import FLEET, Index, Unit
 
 __all__ = ["PlanCache", "PlanInput", "PlanResult", "plan"]
 
 _ROUNDS = 12
 """One planning settles in three or four rounds: declared, placed, remembered, gone. More would be an endless quarrel
 between duties, which the next planning may go on with: nothing is lost."""
-_EVERYWHERE = frozenset({"network", "diskpool", "image", "release"})
+_EVERYWHERE = frozenset({"network", "diskpool", "image", "release", "fleetpolicy"})
 """Kinds of which one object can matter to every unit. They change seldom."""
 
 
@@ -109,6 +112,10 @@ def _let_go(p: Planning, unit: Unit) -> None:
         case "virtualmachine":
             virtual_machines.settle(p, unit)
             leaving.advance_machines(p, unit)
+        case "server":
+            servers.judge(p, unit)
+        case "fleet":
+            rescue.rescue(p)
         case "retained-disk":
             retained_disks.advance(p, unit)
         case _:
@@ -124,6 +131,8 @@ def _grow(p: Planning, unit: Unit) -> None:
             deletion.end(p, unit)
         case "virtualmachine":
             virtual_machines.grow(p, unit)
+        case "fleet":
+            maintain.maintain(p)
         case _:
             pass
 
@@ -139,15 +148,23 @@ def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | No
         if kind in _EVERYWHERE and not (kind == "image" and rest.count("/")):
             return None
         units |= _units_of_one(inp, index, k, kind, rest)
+    if units and index.fleet_work:
+        units.add(FLEET)
     return units
 
 
 def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) -> set[Unit]:
     match kind:
         case "server":
-            if not index.refresh_server(inp.spec, inp.inventory, ServerName(rest)):
-                return set(index.waiters)  # only free space is new, which nobody asks for who is placed
-            return {*index.units_on(ServerName(rest)), *index.waiters}
+            name = ServerName(rest)
+            mine = {k} if index.by_server.get(name) or k in index.entries else set[Unit]()
+            if not index.refresh_server(inp.spec, inp.inventory, name):
+                return mine | index.waiters  # only free space is new, which nobody asks for who is placed
+            return {*mine, *index.units_on(name), *index.waiters, FLEET}
+        case "bmc" | "lease":
+            return _known(inp, index, key("server", rest.split("/")[0]))
+        case "load":
+            return set()
         case "cluster" | "virtualmachine":
             return {k} if _is_unit(inp, index, k) else set()
         case "nodepool":

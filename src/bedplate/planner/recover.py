@@ -15,7 +15,7 @@ from bedplate.model.ids import Key, MachineUid, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
-from bedplate.planner import control_plane
+from bedplate.planner import control_plane, moves
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import Scope, quorum
@@ -44,11 +44,19 @@ def cluster(p: Planning, unit: Key) -> None:
         return
     found: list[tuple[MachineEntry, Verdict]] = []
     for m in s.machines:
-        if m.desired == "run":
+        if m.source:
+            moves.settle(p, m)
+        elif m.desired == "run":
+            m = _remember(p, s, m)
             verdict = judge(p, m, s)
             if verdict is not None:
                 found.append((m, verdict))
     if not found:
+        return
+    if reason := p.paused(s.declared):
+        for m, verdict in found:
+            what = "started again" if verdict.action == "restart" else "replaced"
+            p.wait(m.key, Waiting.PAUSED, f"{verdict.sentence}; it would be {what}, but {reason}")
         return
     unconfirmed = sum(1 for _, v in found if not v.confirmed)
     assert s.declared is not None
@@ -60,10 +68,10 @@ def cluster(p: Planning, unit: Key) -> None:
         p.wait(unit, Waiting.ACCEPTANCE, said)
     room = p.policy.replace_at_once - _being_replaced(s, {m.uid for m, v in found if v.action == "replace"})
     for m, verdict in found:
-        if verdict.action == "restart":
-            _restart(p, m, verdict)
-        elif many and not verdict.confirmed:
+        if many and not verdict.confirmed:
             p.wait(m.key, Waiting.ACCEPTANCE, verdict.sentence)
+        elif verdict.action == "restart":
+            _restart(p, m, verdict)
         elif room <= 0:
             p.wait(m.key, Waiting.CAPACITY, f"{verdict.sentence}; others are being replaced already")
         elif _replace(p, unit, m, verdict):
@@ -81,18 +89,84 @@ def _being_replaced(s: Scope, failed: set[MachineUid]) -> int:
 
 def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """What the machine's condition asks for; None: nothing, or nothing that is known well enough."""
+    if p.dead(m.server):
+        return _of_dead_server(p, m)
     if not p.usable(m.server):
-        _wait_for_server(p, m, s)
-        return None
+        return _unheard(p, m, s)
     seen = p.domain(m)
     d = seen.value if seen is not None else DomainView(server=m.server, uid=m.uid)
     if d.state in {"running", "paused"}:
-        return _late(p, m, d) if m.is_node and not m.joined and d.state == "running" else None
+        if m.joined and s is not None:
+            return _not_ready(p, m, s, d)
+        return _late(p, m, d) if m.is_node and d.state == "running" else None
+    if not d.volume and m.carried and d.generation < m.generation:
+        return _given_up(p, m, confirmed=True)  # its server is yet to take its disk over
     if not d.volume:
         return _without_disk(p, m, seen.time if seen is not None else None)
     if d.boot >= m.boot:
         return _died(p, m, d)
     return _given_up(p, m, confirmed=True)
+
+
+def _of_dead_server(p: Planning, m: MachineEntry) -> Verdict | None:
+    """On a shared disk it is started elsewhere, as the order over the whole fleet has it; else only its node can be
+    replaced: the disk is with the dead server."""
+    if p.index.fleet.is_shared(m.disk_pool):
+        return None
+    if m.is_node:
+        return Verdict("replace", f"its server {m.server} is dead, and its disk with it")
+    said = f"its server {m.server} is dead and its disk is there: it starts when {m.server} is back"
+    p.wait(m.key, Waiting.DEAD, said)
+    return None
+
+
+def _unheard(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
+    """Its server is not heard of and its end not confirmed: only after long, and only under a new identity."""
+    lost = p.lost(m.server)
+    if lost is not None and m.is_node and m.joined and m.role == "worker" and s is not None and not s.ready(m):
+        at = lost.since + p.policy.unconfirmed_replace
+        if at <= p.now:
+            said = f"its server {m.server} is not heard of and its end can't be confirmed"
+            return Verdict("replace", said, confirmed=False)
+        p.at(at)
+    _wait_for_server(p, m, s)
+    return None
+
+
+def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict | None:
+    """A node that is NotReady for long though its server is well: its machine hangs, or its kubelet has failed."""
+    node = p.inventory.node(m.cluster, m.name)
+    if d.state != "running" or node is None or not node.value.present or node.value.ready or not s.view.api:
+        return None
+    if f"cluster/{s.cluster}" not in p.inventory.synced or m.out_of_service:
+        return None
+    members = len(s.view.etcd_members)
+    if m.role == "control-plane" and members > 1 and s.alive_without(m) < quorum(members):
+        p.wait(m.key, Waiting.QUORUM, "its node is NotReady; restarting it now would cost etcd its quorum")
+        return None
+    began = max(node.value.ready_changed or node.time, d.started, *restarts(p, m), 0.0)
+    if p.now < began + p.policy.not_ready_limit:
+        p.at(began + p.policy.not_ready_limit)
+        return None
+    guest = "its guest answers" if d.guest_agent else "its guest does not answer"
+    said = f"its node is NotReady for {p.policy.not_ready_limit / 60:.0f} min, and {guest}"
+    action = "restart" if not restarts(p, m) or m.role == "control-plane" else "replace"
+    return Verdict(action, said, confirmed=False)
+
+
+def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
+    """Write down what a machine that was recovered has reached: it runs, its node is back; or that its pods must go."""
+    d = p.domain(m)
+    runs = d is not None and d.value.state == "running" and d.value.boot >= m.boot and p.usable(m.server)
+    if m.carried and runs:
+        m = p.put(msgspec.structs.replace(m, carried=False), f"{m.name} runs on {m.server}")
+    node = s.node(m)
+    if m.out_of_service and runs and node is not None and node.ready and not node.out_of_service:
+        m = p.put(msgspec.structs.replace(m, out_of_service=False), f"the node of {m.name} is back")
+    elif p.dead(m.server) and m.joined and not m.out_of_service and p.policy.restart_expected > p.policy.pods_expected:
+        said = f"the pods of {m.name} are freed: server {m.server} is dead"
+        m = p.put(msgspec.structs.replace(m, out_of_service=True), said)
+    return m
 
 
 def _wait_for_server(p: Planning, m: MachineEntry, s: Scope | None) -> None:
@@ -192,7 +266,7 @@ def _replace(p: Planning, unit: Key, m: MachineEntry, verdict: Verdict) -> bool:
             _keep_trying(p, m, verdict, *refused)
             return False
     leave(p, m, f"it is replaced: {verdict.sentence}", retain_disk=m.joined and verdict.disk, drain=False)
-    p.lost.setdefault(m.owner, []).append(m.uid)
+    p.given_up.setdefault(m.owner, []).append(m.uid)
     return True
 
 

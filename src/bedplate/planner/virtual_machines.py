@@ -12,7 +12,7 @@ from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, placement, recover
+from bedplate.planner import clusters, machines, moves, placement, recover
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import parse_mib
@@ -25,6 +25,9 @@ def settle(p: Planning, unit: Key) -> None:
     for m in list(p.index.by_owner.get(unit, {}).values()):
         if m.desired == "remove":
             continue
+        if m.source:
+            moves.settle(p, m)
+            m = p.index.by_owner[unit][m.key]
         if declared is None or not wanted:
             leave(p, m, "its VirtualMachine is deleted")
         else:
@@ -42,8 +45,16 @@ def _follow(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
         what = "started and stopped by people" if desired == "manual" else f"to {desired}"
         p.put(entry, f"{m.name} is {what}: its run strategy is {v.spec.run_strategy}")
         return
-    if m.desired in {"run", "manual"}:
-        _recover(p, v, m)
+    if m.desired in {"run", "manual"} and not m.source:
+        _recover(p, v, _landed(p, m))
+
+
+def _landed(p: Planning, m: MachineEntry) -> MachineEntry:
+    """One that was started elsewhere runs there now: its disk is like any other."""
+    d = p.domain(m)
+    if m.carried and p.usable(m.server) and d is not None and d.value.state == "running" and d.value.boot >= m.boot:
+        return p.put(msgspec.structs.replace(m, carried=False), f"{m.name} runs on {m.server}")
+    return m
 
 
 _DESIRED: dict[RunStrategy, Literal["run", "stop", "manual"]] = {
@@ -58,9 +69,12 @@ def _recover(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
     verdict = recover.judge(p, m, None)
     if verdict is None:
         return
+    if reason := p.paused(v):
+        p.wait(m.key, Waiting.PAUSED, f"{verdict.sentence}; nothing is done about it, because {reason}")
+        return
     if not verdict.disk:
         leave(p, m, f"it is replaced: {verdict.sentence}")
-        p.lost.setdefault(m.owner, []).append(m.uid)
+        p.given_up.setdefault(m.owner, []).append(m.uid)
         return
     seen = p.domain(m)
     state = seen.value.state if seen is not None else "absent"

@@ -15,6 +15,7 @@ from bedplate.model.journal import OperationRecord, after, begun
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.spec import Spec, object_key
@@ -240,6 +241,7 @@ class SimStore:
             clusters=of(Cluster),  # type: ignore[arg-type]
             node_pools=of(NodePool),  # type: ignore[arg-type]
             virtual_machines=of(VirtualMachine),  # type: ignore[arg-type]
+            fleet_policies=of(FleetPolicy),  # type: ignore[arg-type]
             doomed_machines=frozenset(o.metadata.uid for o in doomed),
             released_disks=frozenset(o.spec.machine_uid for o in released),
         )

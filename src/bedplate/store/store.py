@@ -271,6 +271,7 @@ class Store:
                     "Cluster",
                     "NodePool",
                     "VirtualMachine",
+                    "FleetPolicy",
                 )
             }
             spec = Spec(
@@ -282,6 +283,7 @@ class Store:
                 clusters=by_kind["Cluster"],  # type: ignore[arg-type]
                 node_pools=by_kind["NodePool"],  # type: ignore[arg-type]
                 virtual_machines=by_kind["VirtualMachine"],  # type: ignore[arg-type]
+                fleet_policies=by_kind["FleetPolicy"],  # type: ignore[arg-type]
                 doomed_machines=frozenset(o.metadata.uid for o in view.all("Machine") if o.metadata.deletion_timestamp),
                 released_disks=frozenset(
                     o.spec.machine_uid  # type: ignore[attr-defined]

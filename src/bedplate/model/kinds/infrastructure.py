@@ -33,6 +33,14 @@ class Reservation(Wire, frozen=True):
     """360 MiB per hypervisor (openshift-docs, virt resource requirements) and the agent, rounded up."""
 
 
+class Maintenance(Wire, frozen=True):
+    """A server that is to be empty: its machines move away, nothing new comes, until this is taken out again."""
+
+    reason: str = ""
+    until: str | None = None
+    """RFC 3339; from then on it counts as over."""
+
+
 class ServerSpec(Wire, frozen=True):
     role: ServerRole = "free"
     bmc: Bmc | None = None
@@ -40,6 +48,7 @@ class ServerSpec(Wire, frozen=True):
     """A label path, such as `{room: a, rack: r1, power: a1}`."""
     unschedulable: bool = False
     """True: nothing new is placed here; what runs stays."""
+    maintenance: Maintenance | None = None
     reservation: Reservation = Reservation()
     cpu_overcommit: float = 4.0
     """Virtual CPUs per logical CPU; memory is never over-committed. Hypervisor suites default to 10
@@ -64,6 +73,8 @@ class ServerStatus(Status, frozen=True):
     allocated_memory: str = ""
     accelerator: Literal["", "kvm", "tcg"] = ""
     machines: int = 0
+    power: Literal["", "on", "off", "unknown"] = ""
+    """As its BMC said last; empty: it has none, or is not reached."""
     disk_pools: tuple[PoolStatus, ...] = ()
     bridges: tuple[str, ...] = ()
 

@@ -1,0 +1,47 @@
+"""What holds for the whole fleet: one object, named `default`, that people edit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bedplate.model.kinds.base import BedplateObject, Status
+from bedplate.model.wire import Wire
+
+FLEET_POLICY_NAME = "default"
+
+BalanceMode = Literal["manual", "partial", "auto"]
+
+
+class Balance(Wire, frozen=True):
+    """Whether load is evened out by live migration."""
+
+    mode: BalanceMode = "partial"
+    """`manual`: recommends, with the gain. `partial`: only where something is placed anyway. `auto`: moves."""
+    horizon_seconds: int = 3600
+    """A move's gain counts over so long."""
+    min_gain_percent: float = 10.0
+    """A move that lowers the imbalance by less is not worth its risk."""
+
+
+class Reserve(Wire, frozen=True):
+    """Capacity that is kept free, so that what fails finds room."""
+
+    servers: int = 0
+    """So many of the largest servers may fail and all still fits elsewhere."""
+    per: str = ""
+    """A failure-domain label: the reserve is kept within each domain; empty: over the whole fleet."""
+
+
+class FleetPolicySpec(Wire, frozen=True):
+    paused: str = ""
+    """A reason: nothing is moved, restarted, fenced or replaced by itself until it is empty again."""
+    balance: Balance = Balance()
+    reserve: Reserve = Reserve()
+
+
+class FleetPolicy(BedplateObject, frozen=True):
+    """How the fleet is kept running. Only the one named `default` counts."""
+
+    kind: Literal["FleetPolicy"] = "FleetPolicy"
+    spec: FleetPolicySpec = FleetPolicySpec()
+    status: Status = Status()
