@@ -113,6 +113,16 @@ class ClusterApi:
             content_type="application/merge-patch+json",
         )
 
+    async def strategic(self, path: str, body: Json) -> Json:
+        """Patch an object with lists merged by their keys, such as conditions by type. Raises as `request`."""
+        return await self.request(
+            "PATCH",
+            path,
+            body=body,
+            params={"fieldManager": FIELD_MANAGER},
+            content_type="application/strategic-merge-patch+json",
+        )
+
     async def apply(self, path: str, body: Json) -> Json:
         """Apply an object on the server's side, taking over fields that others own. Raises as `request`."""
         return await self.request(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bedplate import pki
-from bedplate.drivers.kubernetes import addons, nodes, tokens
+from bedplate.drivers.kubernetes import addons, nodes, out_of_service, tokens
 from bedplate.drivers.kubernetes.addons import AddonError
 from bedplate.drivers.kubernetes.api import ClusterApi, RefusedError
 from bedplate.drivers.kubernetes.connection import UnreachableError
@@ -23,12 +23,14 @@ from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ClusterKey, Generation, MachineUid
 from bedplate.model.inventory import ClusterView
 from bedplate.model.steps import (
+    ClearOutOfService,
     DeleteNode,
     Done,
     DrainNode,
     Failed,
     InstallAddons,
     KubernetesStep,
+    MarkOutOfService,
     StepResult,
     Ticket,
     Unknown,
@@ -154,6 +156,10 @@ class KubernetesDriver:
                         return await self._drain(step, followed)
                     case DeleteNode():
                         return await self._delete_node(step, followed)
+                    case MarkOutOfService():
+                        return await out_of_service.mark(followed.api, step.machine)
+                    case ClearOutOfService():
+                        return await out_of_service.clear(followed.api, step.machine)
         except TimeoutError:
             return Unknown(message=f"{step.name} did not end within {ticket.deadline:.0f} s")
         except UnreachableError as error:

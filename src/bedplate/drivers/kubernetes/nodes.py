@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from bedplate.drivers.kubernetes.api import ClusterApi, Json, RefusedError
 from bedplate.model.blueprint import MachineEntry
@@ -12,6 +13,11 @@ from bedplate.model.steps import Done, Failed, StepResult
 
 NODES = "/api/v1/nodes"
 PROVIDER = "bedplate://"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+OUT_OF_SERVICE_VALUE = "nodeshutdown"
+"""As Kubernetes' own instructions have it; its controllers look at the key alone."""
+MARK = "bedplate.dev/out-of-service"
+"""Annotation of a node that Bedplate tainted so, with the machine's boot number: a person's taint is left alone."""
 
 
 def view(cluster: ClusterKey, node: Json) -> NodeView:
@@ -20,18 +26,44 @@ def view(cluster: ClusterKey, node: Json) -> NodeView:
     `pods` stays 0: counting needs a watch of all pods of the cluster, which nothing here is worth.
     """
     metadata, spec, status = node.get("metadata") or {}, node.get("spec") or {}, node.get("status") or {}
-    conditions = {c.get("type"): c.get("status") for c in status.get("conditions") or ()}
     provider = str(spec.get("providerID") or "")
     return NodeView(
         cluster=cluster,
         name=str(metadata.get("name", "")),
-        ready=conditions.get("Ready") == "True",
+        ready=is_ready(node),
+        ready_changed=_ready_changed(node),
         unschedulable=bool(spec.get("unschedulable")),
         version=str((status.get("nodeInfo") or {}).get("kubeletVersion", "")).removeprefix("v"),
         address=next(iter(_addresses(node)), ""),
         uid=str(metadata.get("uid", "")),
         machine=MachineUid(provider.removeprefix(PROVIDER) if provider.startswith(PROVIDER) else ""),
+        out_of_service=MARK in (metadata.get("annotations") or {})
+        and any(taint.get("key") == OUT_OF_SERVICE for taint in spec.get("taints") or ()),
     )
+
+
+def is_ready(node: Json) -> bool:
+    """True where its kubelet said so last and nobody has taken it back."""
+    return _ready_condition(node).get("status") == "True"
+
+
+def _ready_condition(node: Json) -> Json:
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == "Ready"), {})
+
+
+def _ready_changed(node: Json) -> float:
+    """Seconds since the epoch; 0 where the condition has no time that one can read."""
+    text = str(_ready_condition(node).get("lastTransitionTime") or "")
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def is_proven(node: Json, machine: MachineEntry) -> bool:
+    """True where the node is this machine's by its provider id: for what must never meet another's node."""
+    return (node.get("spec") or {}).get("providerID") == f"{PROVIDER}{machine.uid}"
 
 
 def belongs_to(node: Json, machine: MachineEntry) -> bool:
