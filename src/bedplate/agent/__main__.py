@@ -13,6 +13,7 @@ sys.exit(
         sys.argv[1] if len(sys.argv) > 1 else "",
         state=Path(os.environ.get("BEDPLATE_AGENT_STATE", STATE_FOLDER)),
         libvirt_uri=os.environ.get("BEDPLATE_LIBVIRT_URI", "qemu:///system"),
+        watchdog=os.environ.get("BEDPLATE_WATCHDOG", ""),
         dial_own_addresses=os.environ.get("BEDPLATE_DIAL_OWN_ADDRESSES") == "1",
     )
 )

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -20,12 +20,14 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from bedplate.agent.enrol import EnrolmentFailed, renew_if_due, split_address, tls_context
 from bedplate.agent.faults import OutOfDate
 from bedplate.agent.host import Host
+from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.machines import Machines
 from bedplate.agent.observer import Observer
 from bedplate.agent.signing import SigningFailed
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import connect_tcp, open_console, pump
 from bedplate.agent.worker import Worker
+from bedplate.liveness import Silence
 from bedplate.model.agent_protocol import (
     CLOSE_REFUSED,
     CONTROLLER_NAME,
@@ -53,9 +55,14 @@ from bedplate.multiplex import Streams
 
 log = logging.getLogger("bedplate.agent")
 
-FIRST_DELAY = 0.5
-LAST_DELAY = 15.0
-"""Seconds between tries: a thousand agents of a restarted controller come back spread over these."""
+FIRST_DELAY = 0.25
+LAST_DELAY = 1.0
+"""Seconds between tries. A thousand agents come back to a restarted controller within a second, with a millisecond or
+two of work for each; one that came back later would be taken for suspect."""
+DIAL_SECONDS = 2.0
+"""For the bare connection: with the delay, a controller that can be reached again is found within 3 s."""
+OPEN_SECONDS = 5.0
+"""For TLS and the WebSocket's handshake, which a controller with much to do may take a while to answer."""
 REFUSED_DELAY = 30.0
 """After a refusal only a person can change something."""
 WELCOME_SECONDS = 10.0
@@ -64,6 +71,28 @@ RENEWAL_SECONDS = 3600.0
 
 _decoder = msgspec.msgpack.Decoder(FromController)
 _encoder = msgspec.msgpack.Encoder()
+
+
+class _Link(ClientConnection):
+    """A connection that is given up as soon as the controller is silent for too long."""
+
+    limit: float
+    _silence: Silence | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._silence = Silence(self.limit, transport.abort)
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._silence is not None:
+            self._silence.heard()
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._silence is not None:
+            self._silence.stop()
+        super().connection_lost(exc)
 
 
 class Refusal(Exception):
@@ -81,17 +110,23 @@ class ControllerLink:
         observer: Observer,
         machines: Machines,
         worker: Worker,
+        leases: LeaseKeeper,
         *,
         keepalive: float,
         silence: float,
         dial_own_addresses: bool,
+        renewed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`renewed`: called, in a thread, when the certificate was renewed."""
         self._state = state
         self._identity = identity
         self._host = host
         self._observer = observer
         self._machines = machines
         self._worker = worker
+        self._leases = leases
+        self._renewed = renewed
+        self._connection: ClientConnection | None = None
         self._keepalive = keepalive
         self._silence = silence
         self._own_addresses = dial_own_addresses
@@ -107,6 +142,11 @@ class ControllerLink:
         finally:
             renewing.cancel()
 
+    def reconnect(self) -> None:
+        """Drop the connection and all that is still on its way in it, and make a new one."""
+        if self._connection is not None:
+            self._connection.transport.abort()
+
     async def _keep_connected(self) -> None:
         delay = FIRST_DELAY
         while True:
@@ -114,7 +154,11 @@ class ControllerLink:
                 await self._renew()
                 async with await self._dial() as connection:
                     delay = FIRST_DELAY
-                    await self._session(connection)
+                    self._connection = connection
+                    try:
+                        await self._session(connection)
+                    finally:
+                        self._connection = None
             except Refusal as error:
                 log.error("controller: %s", error)
                 delay = REFUSED_DELAY
@@ -145,35 +189,33 @@ class ControllerLink:
             async with self._renewing:
                 if await asyncio.to_thread(renew_if_due, self._state):
                     log.info("certificate renewed")
+                    await asyncio.to_thread(self._renewed)
         except (EnrolmentFailed, SigningFailed) as error:
             log.error("the certificate was not renewed: %s", error)
 
     async def _dial(self) -> connect:
         address = self._identity.controller
         context = tls_context(self._state.ca_file.read_text(), self._state)
+        link = self
+
+        class Link(_Link):
+            limit = link._silence
+
         options: dict[str, Any] = {
             "ssl": context,
             "server_hostname": CONTROLLER_NAME,
+            "create_connection": Link,
             "compression": None,
             "max_size": MAX_FRAME,
             "ping_interval": self._keepalive,
-            "ping_timeout": self._silence,
+            "ping_timeout": None,
+            "open_timeout": OPEN_SECONDS,
             "close_timeout": 2,
             "proxy": None,
             "user_agent_header": None,
         }
-        uri = f"wss://{CONTROLLER_NAME}{WEBSOCKET_PATH}"
-        if address.startswith("unix:"):
-            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            plain.setblocking(False)
-            try:
-                await asyncio.get_running_loop().sock_connect(plain, address.removeprefix("unix:"))
-            except OSError:
-                plain.close()
-                raise
-            return connect(uri, sock=plain, **options)
-        host, port = split_address(address)
-        return connect(uri, host=host, port=port, **options)
+        plain = await asyncio.wait_for(_plain_socket(address), DIAL_SECONDS)
+        return connect(f"wss://{CONTROLLER_NAME}{WEBSOCKET_PATH}", sock=plain, **options)
 
     # --- one connection -----------------------------------------------------------------------------------------
 
@@ -200,6 +242,7 @@ class ControllerLink:
             await send(Observed(views=tuple(views), full=full))
 
         streams = Streams(send)
+        self._leases.spoken()
         await self._configure(welcome.pools)
         self._spawn(self._observer.attach(tell))
         try:
@@ -284,6 +327,35 @@ class ControllerLink:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the connection failed", exc_info=error)
+
+
+async def _plain_socket(address: str) -> socket.socket:
+    """A connected socket. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    if address.startswith("unix:"):
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await loop.sock_connect(plain, address.removeprefix("unix:"))
+        except BaseException:
+            plain.close()
+            raise
+        return plain
+    host, port = split_address(address)
+    failed: OSError = ConnectionError(f"{host} has no address")
+    for family, kind, protocol, _, target in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        plain = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        try:
+            await loop.sock_connect(plain, target)
+        except OSError as error:
+            plain.close()
+            failed = error
+        except BaseException:
+            plain.close()
+            raise
+        else:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return plain
+    raise failed
 
 
 def _binary(message: str | bytes) -> bytes:

@@ -1,6 +1,6 @@
 """The agent's beginning and end: enrols, puts its parts together, runs until it is told to stop.
 
-Ends without touching guests, whatever the reason.
+Ends without touching guests, whatever the reason, and so that its watchdog does not end them either where that can be.
 """
 
 from __future__ import annotations
@@ -11,28 +11,40 @@ import fcntl
 import logging
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import libvirt
 import msgspec
 
+from bedplate.agent.certificates import MoveCertificates, qemu_folder
 from bedplate.agent.connection import ControllerLink
+from bedplate.agent.disk_steps import DiskSteps
+from bedplate.agent.domain_steps import DomainSteps
 from bedplate.agent.enrol import ControllerConnection, EnrolmentFailed, enrol, tls_context
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
-from bedplate.agent.host import Host, accelerator, libvirt_host_uuid
+from bedplate.agent.host import Host, accelerator, boot_id, libvirt_host_uuid
+from bedplate.agent.lease_keeper import LeaseKeeper
+from bedplate.agent.load import LoadSampler
 from bedplate.agent.machines import Machines
+from bedplate.agent.migration import Migration
 from bedplate.agent.observer import Observer
-from bedplate.agent.seed import FOLDER, Seeds
+from bedplate.agent.passage import Passage, libvirt_socket
+from bedplate.agent.seed import Seeds
 from bedplate.agent.signing import SigningFailed
 from bedplate.agent.state import AgentState, Identity
+from bedplate.agent.watchdog import Watchdog, choose
 from bedplate.agent.worker import Supervisor, Worker, WorkerPool, start_event_loop
-from bedplate.model.agent_protocol import EnrolFile
+from bedplate.model.agent_protocol import PING_SECONDS, SILENCE_SECONDS, EnrolFile
+from bedplate.model.ids import ServerName
 
 log = logging.getLogger("bedplate.agent")
 
 STATE_FOLDER = Path("/var/lib/bedplate/agent")
+RUNTIME_FOLDER = Path("/run/bedplate")
 RETRY_SECONDS = 3.0
 BULK_SECONDS = 60.0
 """Of silence in an image's transfer."""
@@ -49,9 +61,10 @@ def run(
     libvirt_uri: str = "qemu:///system",
     address: str = "",
     use: Literal["auto", "kvm", "tcg"] = "auto",
-    keepalive: float = 5.0,
-    silence: float = 10.0,
-    seeds: Path = FOLDER,
+    watchdog: str = "",
+    keepalive: float = PING_SECONDS,
+    silence: float = SILENCE_SECONDS,
+    runtime: Path = RUNTIME_FOLDER,
     dial_own_addresses: bool = False,
 ) -> int:
     """Run the agent until SIGTERM or SIGINT, with its log on standard error; gives the exit code.
@@ -62,31 +75,77 @@ def run(
         libvirt_uri: The local libvirt.
         address: This server's address for other hypervisors; empty: that of the connection.
         use: KVM, emulation, or whichever works.
+        watchdog: Path of the server's watchdog, `auto` for the usual one where it is there; empty: none.
         keepalive: Seconds between signs of life.
         silence: Seconds without one after which the connection is given up and made anew.
-        seeds: Folder in memory for cloud-init seeds.
+        runtime: Folder in memory for what is of no use after a reboot.
         dial_own_addresses: Let streams go to the server's own loopback (for tests).
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    options = _Options(libvirt_uri, address, use, choose(watchdog), keepalive, silence, runtime, dial_own_addresses)
     try:
-        file = _read_enrol_file(enrol_file)
         with _alone(state):
-            asyncio.run(
-                _serve(
-                    AgentState(state),
-                    file,
-                    libvirt_uri,
-                    address,
-                    use,
-                    (keepalive, silence),
-                    Seeds(seeds),
-                    dial_own_addresses,
-                )
-            )
+            memory = AgentState(state)
+            # First of all: what an agent before this one guarded must not wait for an enrolment or for libvirt.
+            keeper = _taken_over(memory, options)
+            try:
+                asyncio.run(_serve(memory, _read_enrol_file(enrol_file), options, keeper))
+            finally:
+                keeper.close()
     except (StartFailed, EnrolmentFailed, SigningFailed) as error:
         sys.stderr.write(f"bedplate agent: {error}\n")
         return 1
     return 0
+
+
+@dataclass(frozen=True)
+class _Options:
+    """As `run` was given them."""
+
+    uri: str
+    address: str
+    use: Literal["auto", "kvm", "tcg"]
+    watchdog: str
+    keepalive: float
+    silence: float
+    runtime: Path
+    dial_own_addresses: bool
+
+
+class _Keeping:
+    """The keeper of leases, from the moment on in which it is known whose they are."""
+
+    def __init__(self, state: AgentState, options: _Options) -> None:
+        self._state = state
+        self._options = options
+        self._keeper: LeaseKeeper | None = None
+
+    def begin(self, identity: Identity) -> LeaseKeeper:
+        """The keeper; made the first time."""
+        if self._keeper is None:
+            self._keeper = LeaseKeeper(
+                identity.store,
+                identity.server,
+                boot_id(),
+                Watchdog(self._options.watchdog),
+                self._options.runtime / "handover.json",
+                self._state.knows,
+            )
+            self._keeper.take_over()
+        return self._keeper
+
+    def close(self) -> None:
+        """End it."""
+        if self._keeper is not None:
+            self._keeper.close()
+
+
+def _taken_over(state: AgentState, options: _Options) -> _Keeping:
+    keeping = _Keeping(state, options)
+    identity = state.identity()
+    if identity is not None:
+        keeping.begin(identity)
+    return keeping
 
 
 def _read_enrol_file(path: str) -> EnrolFile | None:
@@ -113,22 +172,13 @@ def _alone(folder: Path):
         yield
 
 
-async def _serve(
-    state: AgentState,
-    file: EnrolFile | None,
-    uri: str,
-    address: str,
-    use: Literal["auto", "kvm", "tcg"],
-    signs: tuple[float, float],
-    seeds: Seeds,
-    dial_own_addresses: bool,
-) -> None:
+async def _serve(state: AgentState, file: EnrolFile | None, options: _Options, keeping: _Keeping) -> None:
     start_event_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ending = asyncio.ensure_future(stop.wait())
-    working = asyncio.ensure_future(_work(state, file, uri, address, use, signs, seeds, dial_own_addresses))
+    working = asyncio.ensure_future(_work(state, file, options, keeping))
     try:
         await asyncio.wait({ending, working}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -139,53 +189,98 @@ async def _serve(
         await asyncio.gather(ending, working, return_exceptions=True)
 
 
-async def _work(
-    state: AgentState,
-    file: EnrolFile | None,
-    uri: str,
-    address: str,
-    use: Literal["auto", "kvm", "tcg"],
-    signs: tuple[float, float],
-    seeds: Seeds,
-    dial_own_addresses: bool,
-) -> None:
-    worker, guest_workers = Worker(uri, "steps"), WorkerPool(uri)
+async def _work(state: AgentState, file: EnrolFile | None, options: _Options, keeping: _Keeping) -> None:
+    uri = options.uri
+    worker, guest_workers, movers = Worker(uri, "steps"), WorkerPool(uri, "guests", 4), WorkerPool(uri, "moves", 2)
     try:
         host_uuid = await _host_uuid(worker, state)
         identity = await _enrolled(state, file, host_uuid)
-        accelerated = use if use != "auto" else await asyncio.to_thread(accelerator)
-        log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, accelerated)
-        host = Host(identity.server, host_uuid, accelerated, address)
-        channel = GuestChannel(guest_workers)
-        observer = Observer(state, identity.store, host, worker, channel)
+        leases = keeping.begin(identity)
+        use = options.use if options.use != "auto" else await asyncio.to_thread(accelerator)
+        log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, use)
+        host = Host(identity.server, host_uuid, use, options.address)
+        parts = _Parts(state, identity, host, options, leases, worker, guest_workers, movers)
+        await parts.run()
+    finally:
+        worker.stop()
+        guest_workers.stop()
+        movers.stop()
 
+
+class _Parts:
+    """The agent's parts, put together."""
+
+    def __init__(
+        self,
+        state: AgentState,
+        identity: Identity,
+        host: Host,
+        options: _Options,
+        leases: LeaseKeeper,
+        worker: Worker,
+        guest_workers: WorkerPool,
+        movers: WorkerPool,
+    ) -> None:
         def connect() -> ControllerConnection:
             context = tls_context(state.ca_file.read_text(), state)  # the certificate may have been renewed
             return ControllerConnection(identity.controller, context, BULK_SECONDS)
 
-        machines = Machines(state, identity.store, worker, observer, channel, seeds, accelerated, connect)
-        supervisor = Supervisor(uri, observer.hypervisor_changed, observer.event)
-        link = ControllerLink(
+        def awaited(source: ServerName) -> bool:
+            return self.migration.awaited(source)
+
+        store, uri = identity.store, options.uri
+        channel = GuestChannel(guest_workers)
+        seeds = Seeds(options.runtime / "seeds")
+        self.certificates = MoveCertificates(state, qemu_folder())
+        self.leases = leases
+        self.observer = observer = Observer(state, store, host, worker, channel, leases)
+        self.passage = Passage(state, lambda: libvirt_socket(uri), awaited, options.runtime / "moves")
+        disks = DiskSteps(state, observer, connect)
+        domains = DomainSteps(state, store, host.server, worker, observer, disks, leases, seeds, host.accelerator)
+        self.migration = Migration(
+            state, store, host, worker, movers, observer, disks, leases, self.passage, self.certificates
+        )
+        machines = Machines(state, store, observer, disks, domains, self.migration, channel)
+        self.supervisor = Supervisor(uri, observer.hypervisor_changed, observer.event)
+        self.load = LoadSampler(host.server, state, worker, observer.load_changed)
+        self.link = ControllerLink(
             state,
             identity,
             host,
             observer,
             machines,
             worker,
-            keepalive=signs[0],
-            silence=signs[1],
-            dial_own_addresses=dial_own_addresses,
+            leases,
+            keepalive=options.keepalive,
+            silence=options.silence,
+            dial_own_addresses=options.dial_own_addresses,
+            renewed=self.certificates.install,
         )
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        loop = asyncio.get_running_loop()
+        self.leases.changed = lambda view: _post(loop, self.observer.lease_changed, view)
+        self.leases.unsure = lambda: _post(loop, self.link.reconnect)
+        await asyncio.to_thread(self.certificates.install)
+        with contextlib.suppress(OSError):
+            await self.migration.settle()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(supervisor.run())
-                group.create_task(observer.rounds())
-                group.create_task(link.run())
+                group.create_task(self.supervisor.run())
+                group.create_task(self.observer.rounds())
+                group.create_task(self.load.run())
+                group.create_task(self.link.run())
         finally:
-            await observer.stop()
-    finally:
-        worker.stop()
-        guest_workers.stop()
+            await self.migration.stop()
+            await self.passage.stop()
+            await self.observer.stop()
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
+    """Call it in the loop, from any thread."""
+    with contextlib.suppress(RuntimeError):  # the agent ends
+        loop.call_soon_threadsafe(callback, *args)
 
 
 async def _host_uuid(worker: Worker, state: AgentState) -> str:

@@ -47,7 +47,9 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     disk_pool: str = ""
     ended: float = 0.0
-    """When its disk went; the record stays to refuse what comes late."""
+    """When its disk went, or the machine to another server; the record stays to refuse what comes late."""
+    source: ServerName = ServerName("")
+    """It is awaited from that server, by live migration."""
 
 
 class _Fence(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,11 +115,16 @@ class AgentState:
             write_whole(self.folder / "fence.json", msgspec.json.encode(_Fence(epoch=epoch)))
             self._epoch = epoch
 
-    def admit_generation(self, uid: MachineUid, generation: Generation) -> MachineRecord:
-        """Raise `OutOfDate` for a lower generation of a machine than seen; remember a higher one on disk first."""
+    def check_generation(self, uid: MachineUid, generation: Generation) -> MachineRecord:
+        """Raise `OutOfDate` for a lower generation of a machine than seen."""
         record = self.record(uid)
         if generation < record.generation:
             raise OutOfDate(f"generation {generation} of machine {uid} is over: {record.generation} was seen")
+        return record
+
+    def admit_generation(self, uid: MachineUid, generation: Generation) -> MachineRecord:
+        """As `check_generation`, and remember a higher one on disk before anything is done."""
+        record = self.check_generation(uid, generation)
         if generation > record.generation or uid not in self._records:
             record = msgspec.structs.replace(record, generation=generation, ended=0.0)
             self.keep(record)
@@ -132,6 +139,10 @@ class AgentState:
     def knows(self, uid: MachineUid) -> bool:
         """True where there is a record."""
         return uid in self._records
+
+    def live(self) -> list[MachineRecord]:
+        """The records of machines that this server has something of, or awaits."""
+        return [r for r in list(self._records.values()) if r.disk_pool and not r.ended]
 
     def keep(self, record: MachineRecord) -> None:
         """Write a machine's record; on disk when this returns."""

@@ -1,19 +1,21 @@
-"""Disk pools: folders with an image cache, machines' disks and retained disks. Blocking, but for `qemu-img`.
+"""Disk pools: folders with an image cache, machines' disks and retained disks. Blocking: a pool's storage may hang, so
+every call goes through `DiskPool.io`, in threads of the pool's own.
 
     <pool>/images/<hex>               verified image files
     <pool>/machines/<uid>/disk.qcow2  linked clone, with volume.json beside it: whose it is
     <pool>/retained/<uid>/            a machine's folder, moved as a whole (rule 9)
+    <pool>/leases/<store>/<server>    see `lease_files`
 
 A folder appears and goes by one rename. What volume.json does not prove to be this store's is never touched.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import os
 import shutil
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ import msgspec
 
 from bedplate.agent.faults import AgentFault, OutOfDate
 from bedplate.agent.images import RESERVE_BYTES, ImageCache
+from bedplate.agent.pool_io import PoolIo
 from bedplate.agent.state import write_whole
 from bedplate.model.agent_protocol import Pool
 from bedplate.model.blueprint import MachineEntry
@@ -54,7 +57,14 @@ class DiskPool:
         self._server = server
         self._machines = Path(pool.path) / "machines"
         self._retained = Path(pool.path) / "retained"
+        self._making = threading.Lock()
         self.direct = True
+        self.io = PoolIo(pool.name)
+
+    @property
+    def shared(self) -> bool:
+        """True where other servers write to the same storage."""
+        return self.pool.type == "shared"
 
     def prepare(self) -> None:
         """Make the folders, clear what a crash left half made, find out about direct I/O. Raises `OSError`."""
@@ -74,7 +84,7 @@ class DiskPool:
             name=self.pool.name,
             capacity_mib=usage.total >> 20,
             free_mib=usage.free >> 20,
-            shared=self.pool.type == "shared",
+            shared=self.shared,
             images=self.images.digests(),
         )
 
@@ -108,12 +118,16 @@ class DiskPool:
         found = (self.volume(MachineUid(p.name)) for p in self._machines.iterdir() if not p.name.startswith("."))
         return [v for v in found if v is not None]
 
-    async def create(self, machine: MachineEntry) -> str:
+    def create(self, machine: MachineEntry) -> str:
         """Make the machine's disk; one that is there is kept. Gives a message.
 
         Raises:
             AgentFault: no room, no image, or something in its place that is not ours.
         """
+        with self._making:  # a try that was given up may still be at it
+            return self._create(machine)
+
+    def _create(self, machine: MachineEntry) -> str:
         folder = self.folder(machine.uid)
         if folder.exists():
             self._adopt(machine)
@@ -125,7 +139,7 @@ class DiskPool:
         beside.mkdir(mode=0o711)
         try:
             write_whole(beside / SIDECAR, msgspec.json.encode(self._mark(machine)))
-            await self._clone(machine, beside / DISK)
+            self._clone(machine, beside / DISK)
             if folder.exists():  # ours, without a disk: a crash between
                 _remove(folder)
             os.rename(beside, folder)
@@ -147,11 +161,50 @@ class DiskPool:
                 permanent=True,
             )
 
-    async def _clone(self, machine: MachineEntry, path: Path) -> None:
+    def _clone(self, machine: MachineEntry, path: Path) -> None:
         # Relative, so that the pool may be mounted elsewhere; `retained` is as deep as `machines`.
         backing = f"../../images/{self.images.path(machine.image.disk).name}"
         size = str(machine.disk_mib << 20)
-        await _qemu_img("create", "-q", "-f", "qcow2", "-F", machine.image.format, "-b", backing, str(path), size)
+        _qemu_img("create", "-q", "-f", "qcow2", "-F", machine.image.format, "-b", backing, str(path), size)
+
+    def take_over(self, machine: MachineEntry) -> None:
+        """Make an existing disk this server's, of this generation: it was made on another server of a shared pool.
+
+        Raises:
+            AgentFault: it is not there, is another store's, or the pool is not shared.
+            OutOfDate: it belongs to a higher generation.
+        """
+        self.see(machine)
+        self._adopt(machine)
+
+    def claim(self, uid: MachineUid, generation: Generation) -> None:
+        """Make the disk of a machine that has moved here this server's. Raises as `take_over` does."""
+        volume = self._owned(self.folder(uid), uid)
+        if volume is None:
+            raise AgentFault("VolumeMissing", f"the disk of machine {uid} is not in disk pool {self.pool.name}")
+        if volume.generation > generation:
+            raise OutOfDate(f"the disk of machine {uid} is of generation {volume.generation}")
+        claimed = msgspec.structs.replace(volume, server=self._server, generation=generation)
+        write_whole(self.folder(uid) / SIDECAR, msgspec.json.encode(claimed))
+
+    def see(self, machine: MachineEntry) -> None:
+        """See that a disk that another server made is reached here. Raises as `take_over` does."""
+        if not self.shared:
+            raise AgentFault(
+                "PoolNotShared",
+                f"disk pool {self.pool.name} is local: the disk of {machine.name} can't be reached from here",
+                permanent=True,
+            )
+        volume = _sidecar(self.folder(machine.uid))
+        ours = volume is not None and (volume.store, volume.uid) == (self._store, machine.uid)
+        if not ours or not self.disk(machine.uid).exists():
+            raise AgentFault(
+                "VolumeMissing",
+                f"the disk of {machine.name}, made on another server, is not in disk pool {self.pool.name} with this "
+                "store's mark",
+            )
+        if volume is not None and volume.generation > machine.generation:
+            raise OutOfDate(f"the disk of {machine.name} is of generation {volume.generation}")
 
     def _mark(self, machine: MachineEntry) -> Volume:
         return Volume(
@@ -221,18 +274,10 @@ class DiskPool:
         return [v for v in found if v is not None and v.store == self._store and v.server == self._server]
 
 
-async def _qemu_img(*argv: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        "qemu-img", *argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        _, errors = await process.communicate()
-    except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        raise
-    if process.returncode != 0:
-        text = errors.decode(errors="replace").strip()
+def _qemu_img(*argv: str) -> None:
+    done = subprocess.run(["qemu-img", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        text = done.stderr.decode(errors="replace").strip()
         reason = "DiskFull" if os.strerror(errno.ENOSPC) in text else "QemuImgFailed"
         raise AgentFault(reason, f"qemu-img {argv[0]}: {text}")
 

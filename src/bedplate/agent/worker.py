@@ -166,10 +166,10 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 class WorkerPool:
-    """A few connections for calls that may take long (guest agents): one slow guest must not hold up the others."""
+    """A few connections for calls that may take long (guest agents, moves): a slow one must not hold up the others."""
 
-    def __init__(self, uri: str, size: int = 4) -> None:
-        self._workers = [Worker(uri, f"guests-{n}") for n in range(size)]
+    def __init__(self, uri: str, name: str, size: int) -> None:
+        self._workers = [Worker(uri, f"{name}-{n}") for n in range(size)]
 
     async def call(self, work: Callable[[Any], T], timeout: float = CALL_SECONDS) -> T:
         """As `Worker.call`, on the connection with the least to do."""

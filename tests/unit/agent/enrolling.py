@@ -83,6 +83,7 @@ class Observer:
         self.board = board
         self.pools: list[Sequence[Pool]] = []
         self.connected = False
+        self.link: Any = None
 
     async def server_view(self) -> ServerView:
         return ServerView(server=HV1, connected=True, host_uuid=self.board)
@@ -100,15 +101,24 @@ class Observer:
         pass
 
 
+class Leases:
+    """What a connection tells the keeper of leases."""
+
+    def spoken(self) -> None:
+        """The controller was spoken with."""
+
+
 @asynccontextmanager
 async def connecting(state: AgentState, identity: Identity) -> AsyncIterator[Observer]:
     """The agent's end of the connection, running, without machines behind it."""
     observer: Any = Observer(identity.host_uuid)
     host = Host(HV1, identity.host_uuid, "tcg", "127.0.0.1")
     nothing: Any = None
+    leases: Any = Leases()
     link = ControllerLink(
-        state, identity, host, observer, nothing, nothing, keepalive=5, silence=10, dial_own_addresses=False
+        state, identity, host, observer, nothing, nothing, leases, keepalive=2, silence=6, dial_own_addresses=False
     )
+    observer.link = link
     task = asyncio.create_task(link.run())
     try:
         yield observer

@@ -22,6 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", default="", metavar="ADDRESS", help="at which other hypervisors reach this one")
     parser.add_argument("--use", choices=("auto", "kvm", "tcg"), default="auto",
                         help="how guests run; auto tries KVM by booting a tiny guest (default: auto)")  # fmt: skip
+    parser.add_argument("--watchdog", default="", metavar="PATH",
+                        help="device that cuts the server's power unless fed, for guests on shared disks; auto:"
+                             " /dev/watchdog if it is there (default: none)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,4 +37,5 @@ def run(args: argparse.Namespace) -> int:
         libvirt_uri=args.libvirt,
         address=args.address,
         use=args.use,
+        watchdog=args.watchdog,
     )

@@ -17,6 +17,7 @@ import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 
 from bedplate.drivers.agents.authority import AgentAuthority, EnrolmentRefused, certificate_identity
+from bedplate.liveness import Silence
 from bedplate.model.agent_protocol import (
     BLOB_PATH,
     ENROL_PATH,
@@ -47,6 +48,9 @@ class _Front(ServerConnection):
     """Reads the request's head, then becomes the WebSocket connection or hands over to plain HTTP."""
 
     on_http: Callable[[bytes, asyncio.Transport], None]
+    limit: float
+    """Seconds of silence after which it is given up."""
+    _silence: Silence | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -56,6 +60,8 @@ class _Front(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         if self._front is None:
+            if self._silence is not None:
+                self._silence.heard()
             super().data_received(data)
             return
         self._head += data
@@ -68,6 +74,8 @@ class _Front(ServerConnection):
         head = bytes(self._head)
         self._head.clear()
         if head.startswith(f"GET {WEBSOCKET_PATH} ".encode()):
+            # Not by the protocol's own timeout, which would wait on for the dead peer's closing words.
+            self._silence = Silence(self.limit, transport.abort)
             super().connection_made(transport)
             super().data_received(head)
         else:
@@ -79,6 +87,8 @@ class _Front(ServerConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        if self._silence is not None:
+            self._silence.stop()
         if self._front is None:
             super().connection_lost(exc)
 
@@ -128,6 +138,8 @@ class Listener:
         listener = self
 
         class Front(_Front):
+            limit = listener._silence
+
             def on_http(self, head: bytes, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 listener._spawn(listener._http(head, transport))
 
@@ -137,7 +149,7 @@ class Listener:
             "compression": None,  # the payload is small frames or images that are compressed already
             "max_size": MAX_FRAME,
             "ping_interval": self._keepalive,
-            "ping_timeout": self._silence,
+            "ping_timeout": None,
             "close_timeout": 2,
             "server_header": None,
         }

@@ -19,7 +19,9 @@ from bedplate.drivers.agents.link import AgentLink, NotConnected
 from bedplate.drivers.agents.listener import Identity, Listener
 from bedplate.model.agent_protocol import (
     CLOSE_REFUSED,
+    PING_SECONDS,
     PROTOCOL_VERSION,
+    SILENCE_SECONDS,
     Command,
     FromAgent,
     GuestExecute,
@@ -72,8 +74,8 @@ class AgentServer:
         images: ImageSource,
         pools_for: Callable[[ServerName], Sequence[Pool]],
         user_data: UserData | None = None,
-        keepalive: float = 5.0,
-        silence: float = 10.0,
+        keepalive: float = PING_SECONDS,
+        silence: float = SILENCE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._listen = list(listen)
