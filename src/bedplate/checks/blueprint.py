@@ -147,6 +147,10 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
 
 def _may_start_again(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> bool:
     """It ended, or its agent ends it before it starts it (a guest that hangs), or its server is confirmed dead."""
+    if new.server == old.server and not new.source and _runs(inp, old.server, old):
+        node = inp.inventory.node(old.cluster, old.name)
+        if node is None or node.value.ready:
+            return False
     ends = [end for end in (old.server, old.source, new.server) if end]
     return all(_dead(t, end) or _usable(inp, end) for end in ends)
 

@@ -14,13 +14,14 @@ from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.engine.admission import InFlight, backoff, bounds, deadline
 from bedplate.engine.diff import Next, World, next_for
+from bedplate.engine.following import Following
+from bedplate.engine.milestones import milestones
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import (
     AnyEntry,
     Blueprint,
-    BmcRef,
     ClusterEntry,
     Delta,
     MachineEntry,
@@ -43,10 +44,7 @@ from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
 from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
-from bedplate.model.whereabouts import domain_of
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
-from bedplate.planner.servers import bmc_ref
-from bedplate.ports import ClusterAccess
 
 FOREVER = float("inf")
 
@@ -79,10 +77,7 @@ class Engine:
         self._planned: set[Key] = set()  # those whose planning is being committed
         self._counter = 0
         self._timer = FOREVER
-        self._follow_stale: set[Key] = set()  # clusters of which the way to their API may have changed
-        self._followed: dict[ClusterKey, ClusterAccess] = {}
-        self._bmcs: dict[ServerName, BmcRef] = {}
-        self._bmcs_stale = True
+        self._following = Following()
         self._cache: PlanCache | None = None
         self.findings: tuple[Finding, ...] = ()
         self.waiting: dict[Key, WaitingOn] = {}
@@ -135,7 +130,7 @@ class Engine:
         self._spec = SpecState(event.spec)
         self.blueprint = event.blueprint
         self.index = BlueprintIndex(event.blueprint)
-        self._follow_stale = {c.key for c in event.blueprint.clusters()}
+        self._following.touch(c.key for c in event.blueprint.clusters())
         self.attempts = AttemptState({k: dict(v) for k, v in event.attempts.items()})
         self._observe_only = event.observe_only
         self._projection = Projection(dict(event.published))
@@ -156,21 +151,11 @@ class Engine:
         self._look.update(self.blueprint.entries)
         self._plan_at = min(self._plan_at, self._now)
 
-    def _follow_bmcs(self) -> None:
-        """Have the BMCs of declared servers watched."""
-        found: dict[ServerName, BmcRef] = {}
-        for server in self._spec.spec.servers.values():
-            bmc = bmc_ref(server)
-            if bmc is not None and not server.metadata.deletion_timestamp:
-                found[ServerName(server.metadata.name)] = bmc
-        if found != self._bmcs:
-            self._bmcs = found
-            self._out.append(msg.FollowBmcs(servers=found))
-
     def _spec_changed(self, event: msg.SpecChanged) -> None:
         for k, obj in event.changes.items():
             dirty = self._spec.apply(k, obj)
-            self._bmcs_stale = self._bmcs_stale or k.startswith("server/")
+            if k.startswith("server/"):
+                self._following.touch((k,))
             self._projection.declared(k, obj)
             if dirty is not None:
                 self._unplanned.add(k)
@@ -181,12 +166,13 @@ class Engine:
         if source.startswith("cluster/") and source not in self.blueprint.entries:
             return  # the last words of a cluster that is gone; another of its name must not inherit them
         for o in observations:
+            self._milestones(o)
             self._bootstrap_failure(o.value)
         changed = self.inventory.apply(source, observations, full)
         for view in changed:
             touched = tuple(self.index.touched_by(view))
             if isinstance(view, DomainView):
-                self._follow_stale.update(k for k in touched if k in self.index.control_planes)
+                self._following.touch(k for k in touched if k in self.index.control_planes)
             self._look.update(touched)
             self._seen_anew(view, touched)
         if full and source.startswith("agent/"):
@@ -227,6 +213,11 @@ class Engine:
             case _:
                 pass
 
+    def _milestones(self, o: Observation[AnyView]) -> None:
+        """Tell of what a timeline is made of, with the time when it happened."""
+        for m in milestones(self.inventory.view(o.value.key), o, self.blueprint, self.attempts.get):
+            self._tell(m.about, "Normal", m.reason, m.message, at=min(m.at, self._now))
+
     def _bootstrap_failure(self, view: AnyView) -> None:
         """A bootstrap ends in the guest, long after its step did: count its failure when it is first seen."""
         if not isinstance(view, DomainView) or view.bootstrap != "failed":
@@ -262,10 +253,7 @@ class Engine:
             self._plan()
         if self._committing is None:
             self._diff()
-            self._follow()
-        if self._bmcs_stale:
-            self._bmcs_stale = False
-            self._follow_bmcs()
+            self._out.extend(self._following.flush(self))
         self._publish()
         self._set_timer()
 
@@ -324,7 +312,7 @@ class Engine:
             self._forget_bootstrap(before, entry)
             affected = {k, *self._affected(before, entry)}
             self._look.update(affected)
-            self._follow_stale.update(a for a in affected if a.startswith("cluster/"))
+            self._following.touch(a for a in affected if a.startswith("cluster/"))
             if entry is None:
                 self.attempts.drop(k)
                 self.next.pop(k, None)
@@ -424,10 +412,12 @@ class Engine:
             if not self.flight.has_room(self.policy, bound):
                 self._crowded.setdefault(bound, {})[k] = None
                 return Next(waiting=Waiting.CAPACITY, reason=f"enough steps are running already ({bound})")
-        self._begin(step, wanted.reason, history)
+        before = self.next.get(k)
+        waited = before.waiting.value if before is not None and before.waiting is not None else ""
+        self._begin(step, wanted.reason, history, waited)
         return wanted
 
-    def _begin(self, step: Step, reason: str, history: Attempt) -> None:
+    def _begin(self, step: Step, reason: str, history: Attempt, waited: str) -> None:
         self._counter += 1
         operation = OperationRecord(
             id=OperationId(f"{self._epoch}-{self._counter}"),
@@ -436,6 +426,7 @@ class Engine:
             attempt=history.count + 1,
             started=self._now,
             reason=reason,
+            waited=waited,
         )
         self.flight.add(operation)
         self.attempts.set(step.target, step.name, begun(history, step, self._now))
@@ -492,11 +483,11 @@ class Engine:
 
     # --- telling ---
 
-    def _tell(self, about: Key, type_: str, reason: str, message: str) -> None:
+    def _tell(self, about: Key, type_: str, reason: str, message: str, *, at: float = 0.0) -> None:
         found = self._projection.event_target(about, self.blueprint)
         if found is not None:
-            object_key, kind = found
-            self._out.append(msg.Record(about=object_key, kind=kind, type=type_, reason=reason, message=message))
+            k, kind = found
+            self._out.append(msg.Record(about=k, kind=kind, type=type_, reason=reason, message=message, at=at))
 
     def _publish(self) -> None:
         if self._store_failed:
@@ -527,34 +518,6 @@ class Engine:
     def spec(self) -> SpecState:
         """The declared objects as this engine knows them."""
         return self._spec
-
-    def _follow(self) -> None:
-        if not self._follow_stale:
-            return
-        stale, self._follow_stale = self._follow_stale, set()
-        wanted = dict(self._followed)
-        for k in sorted(stale):
-            wanted.pop(ClusterKey(k.partition("/")[2]), None)
-            cluster = self.blueprint.entries.get(k)
-            if not isinstance(cluster, ClusterEntry):
-                continue
-            machines = tuple(m for m in self.index.control_planes.get(k, ()) if self._may_answer(cluster, m))
-            if machines and cluster.desired == "present":
-                wanted[cluster.cluster] = ClusterAccess(
-                    cluster=cluster.cluster,
-                    secrets=cluster.secrets,
-                    endpoint=cluster.endpoint,
-                    port=cluster.port,
-                    control_planes=machines,
-                )
-        if wanted != self._followed:
-            self._followed = wanted
-            self._out.append(msg.Follow(clusters=wanted))
-
-    def _may_answer(self, cluster: ClusterEntry, m: MachineEntry) -> bool:
-        domain = domain_of(self.inventory.inventory, m)
-        begun = domain is not None and domain.value.bootstrap in {"running", "done"}
-        return begun or m.joined or (cluster.initialised and cluster.first_machine == m.uid)
 
     def _halt(self, message: str) -> None:
         self._leading = False

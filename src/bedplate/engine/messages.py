@@ -170,6 +170,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """`Normal` or `Warning`."""
     reason: str
     message: str
+    at: float = 0.0
+    """When it happened, where that is known better than by when it is written; seconds since the epoch."""
 
 
 class Follow(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from bedplate.engine import messages as msg
 from bedplate.engine import status
+from bedplate.engine.milestones import READY
 from bedplate.model.blueprint import AnyEntry, Blueprint, MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import BedplateObject, Object
@@ -137,6 +138,10 @@ class Projection:
         updated = msgspec.structs.replace(obj, status=new)
         self._shown[k] = updated
         yield msg.Publish(key=k, object=updated)
+        if isinstance(obj, Cluster | NodePool) and _is_ready(new) and not _is_ready(old):
+            yield msg.Record(
+                about=k, kind=type(obj).__name__, type="Normal", reason=READY, message="all is as declared", at=now
+            )
 
     def _show_derived(self, engine: Engine, k: Key, now: float) -> Iterable[msg.Command]:
         entry = engine.blueprint.entries.get(k)
@@ -175,6 +180,11 @@ class Projection:
                 return key("machine", entry.namespace, entry.name), "Machine"
             return entry.owner, "VirtualMachine"
         return None
+
+
+def _is_ready(status_: object) -> bool:
+    conditions: Sequence[Condition] = getattr(status_, "conditions", ())
+    return any(c.type == "Ready" and c.status == "True" for c in conditions)
 
 
 def _same(a: Object, b: Object) -> bool:

@@ -71,6 +71,12 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", ta
     """When this boot was started; seconds since the epoch."""
     bootstrap: Literal["", "running", "done", "failed"] = ""
     """What the guest's own bootstrap unit says."""
+    bootstrap_up: float = 0.0
+    """Once it has ended: when the guest's network was up, by its own word; 0: it does not say. Since the epoch."""
+    bootstrap_began: float = 0.0
+    """The same of the beginning of kubeadm."""
+    bootstrap_ended: float = 0.0
+    """The same of the end of kubeadm."""
     detail: str = ""
     """Last lines of the console or the unit's log, where something failed. Never holds a secret."""
 

@@ -20,6 +20,8 @@ class OperationRecord(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     reason: str = ""
     """Why the step was taken, in a sentence."""
+    waited: str = ""
+    """What its object waited on just before (a `Waiting`); empty: on nothing."""
     finished: float | None = None
     result: StepResult | None = None
 

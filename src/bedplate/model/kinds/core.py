@@ -58,3 +58,5 @@ class Event(Object, frozen=True):
     source: EventSource = EventSource()
     first_timestamp: str | None = None
     last_timestamp: str | None = None
+    event_time: str | None = None
+    """When it first happened, to the microsecond."""

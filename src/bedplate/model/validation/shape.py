@@ -19,7 +19,7 @@ _TOLERATED = {
     "ObjectMeta": {"managedFields", "selfLink", "deletionGracePeriodSeconds", "clusterName"},
     "Namespace": {"spec"},
     "Secret": {"immutable"},
-    "Event": {"eventTime", "series", "action", "related", "reportingComponent", "reportingInstance"},
+    "Event": {"series", "action", "related", "reportingComponent", "reportingInstance"},
     "ObjectReference": {"resourceVersion", "fieldPath"},
     "EventSource": {"host"},
 }

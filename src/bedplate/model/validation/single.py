@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bedplate.model import quantity
+from bedplate.model import bmc_address, quantity
 from bedplate.model.kinds.base import MachineShape, Object, Rollout
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.core import Secret
-from bedplate.model.kinds.infrastructure import DiskPool, Image, ImageFile, Network, Release, Server
+from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy
+from bedplate.model.kinds.infrastructure import Bmc, DiskPool, Image, ImageFile, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.labels import label_key_fault, label_value_fault, name_fault
 from bedplate.model.registry import BY_KIND
+from bedplate.model.times import seconds_of
 from bedplate.model.validation.addresses import (
     Range,
     inside,
@@ -309,9 +311,37 @@ def _server(s: Server) -> Iterator[Fault]:
     yield from size("spec.reservation.memory", s.spec.reservation.memory, zero=True)
     yield from at_least("spec.reservation.cpu", s.spec.reservation.cpu, 0)
     yield from at_least("spec.cpuOvercommit", s.spec.cpu_overcommit, 1)
-    bmc = s.spec.bmc
-    if bmc is not None and not bmc.address.startswith(("https://", "http://")):
-        yield Fault("spec.bmc.address", f'"{bmc.address}" is not a URL; write it like https://10.0.0.5')
+    yield from _maintenance(s.spec.maintenance.until if s.spec.maintenance is not None else None)
+    if s.spec.bmc is not None:
+        yield from _bmc(s.spec.bmc)
+
+
+def _bmc(b: Bmc) -> Iterator[Fault]:
+    if not b.address:
+        yield Fault("spec.bmc.address", f"is missing; write it like {bmc_address.EXAMPLE}", "FieldValueRequired")
+    else:
+        try:
+            bmc_address.parse(b.address)
+        except bmc_address.BmcAddressError as error:
+            yield Fault("spec.bmc.address", str(error))
+    if fault := bmc_address.verify_ca_fault(b.verify_ca):
+        yield Fault("spec.bmc.verifyCA", fault)
+
+
+def _maintenance(until: str | None) -> Iterator[Fault]:
+    try:
+        if until:
+            seconds_of(until)
+    except ValueError:
+        yield Fault("spec.maintenance.until", f'"{until}" is no time; write it like 2026-05-01T22:00:00Z')
+
+
+def _fleet_policy(f: FleetPolicy) -> Iterator[Fault]:
+    if f.metadata.name != FLEET_POLICY_NAME:
+        yield Fault("metadata.name", f'"{f.metadata.name}" would count nothing; name it {FLEET_POLICY_NAME}')
+    yield from at_least("spec.balance.horizonSeconds", f.spec.balance.horizon_seconds, 60)
+    yield from at_least("spec.balance.minGainPercent", f.spec.balance.min_gain_percent, 0)
+    yield from at_least("spec.reserve.servers", f.spec.reserve.servers, 0)
 
 
 def _secret(s: Secret) -> Iterator[Fault]:
@@ -329,5 +359,6 @@ _CHECKS: dict[type[Object], Callable[[Any], Iterator[Fault]]] = {
     Image: _image,
     Release: _release,
     Server: _server,
+    FleetPolicy: _fleet_policy,
     Secret: _secret,
 }
