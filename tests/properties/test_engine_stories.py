@@ -201,7 +201,7 @@ def test_the_power_of_a_manual_vm_is_left_to_people() -> None:
     server = told.sim.world.servers[m.server]
     assert server.domains[m.uid].state == "shutoff"
     told.sim.world.set_state(server, server.domains[m.uid], "running")
-    told.sim.world.spawn(boot(told.sim.world, Durations(1), server, server.domains[m.uid]))
+    told.sim.world.spawn(boot(told.sim.world, Durations(1), server.domains[m.uid]))
     told.sim.run(seconds=5_000)
     assert (told.unready(), server.domains[m.uid].state) == ([], "running")
     told.sim.world.set_state(server, server.domains[m.uid], "shutoff")

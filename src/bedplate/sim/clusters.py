@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bedplate.model.blueprint import BASE_ADDON, MachineEntry
-from bedplate.model.ids import ClusterKey
 from bedplate.model.inventory import ClusterView
 from bedplate.model.steps import (
     Bootstrap,
     BootstrapStep,
+    ClearOutOfService,
     DeleteNode,
     Done,
     DrainNode,
@@ -18,18 +18,20 @@ from bedplate.model.steps import (
     InstallAddons,
     KubernetesStep,
     MakeSecrets,
+    MarkOutOfService,
     RemoveEtcdMember,
     StepResult,
     Ticket,
 )
-from bedplate.sim import views
+from bedplate.sim import kubelets, truth, views, workload
 from bedplate.sim.durations import Durations
-from bedplate.sim.world import Process, SimCluster, SimDomain, SimNode, SimServer, SimVolume, World
+from bedplate.sim.things import Process, SimCluster, SimDomain, SimNode, SimVolume
+from bedplate.sim.world import World
 
 TOKEN_SECONDS = 900.0
 """A bootstrap token ends by itself after so long."""
-NODE_GRACE = 40.0
-"""Seconds after which Kubernetes takes a silent node for not ready."""
+DRAIN_LOOK = 5.0
+"""Seconds between looks at what a drain has left."""
 
 Running = Generator[float, None, StepResult]
 
@@ -39,7 +41,7 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
     cluster = world.cluster(step.cluster.cluster)
     if isinstance(step, Bootstrap):
         return (yield from _bootstrap(world, durations, cluster, step, ticket))
-    yield durations.step(step.name)
+    yield 0.1 if isinstance(step, DrainNode) else durations.step(step.name)
     match step:
         case MakeSecrets():
             cluster.secrets = True
@@ -56,6 +58,10 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
             return Done(views=(_secrets_view(world, cluster),))
         case DeleteNode():
             return _delete_node(world, cluster, step.machine)
+        case MarkOutOfService():
+            return _mark_out_of_service(world, cluster, step.machine)
+        case ClearOutOfService():
+            return _clear_out_of_service(world, cluster, step.machine)
         case DrainNode():
             return (yield from _drain(world, durations, cluster, step.machine))
 
@@ -82,7 +88,9 @@ def _drop_secrets(world: World, cluster: SimCluster) -> StepResult:
     cluster.secrets = False
     cluster.initialised = False
     cluster.going = False
-    for part in (cluster.members, cluster.learners, cluster.nodes, cluster.tokens):
+    for node in cluster.nodes.values():
+        world.nodes.pop(node.uid, None)
+    for part in (cluster.members, cluster.learners, cluster.nodes, cluster.tokens, cluster.pods, cluster.waiting):
         part.clear()
     cluster.addons.clear()
     world.touch_cluster(cluster)
@@ -110,76 +118,72 @@ def _remove_member(world: World, cluster: SimCluster, step: RemoveEtcdMember) ->
     return Done(views=(_secrets_view(world, cluster),))
 
 
+def _node_of(cluster: SimCluster, m: MachineEntry) -> SimNode | None:
+    node = cluster.nodes.get(m.name)
+    return node if node is not None and node.uid == m.uid else None
+
+
 def _delete_node(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
     if not world.api(cluster):
         return _no_api(cluster)
-    node = cluster.nodes.get(m.name)
-    if node is not None and node.uid == m.uid:
-        del cluster.nodes[m.name]
-        world.touch_node(cluster, m.name)
+    node = _node_of(cluster, m)
+    if node is not None:
+        kubelets.forget(world, cluster, node)
     return Done(views=(views.node_view(world, cluster, m.name),))
 
 
 def _drain(world: World, durations: Durations, cluster: SimCluster, m: MachineEntry) -> Running:
+    """Evict as budgets allow until nothing is left or the time is over: bounded in any case (rule 7)."""
     if not world.api(cluster):
         return _no_api(cluster)
-    node = cluster.nodes.get(m.name)
-    if node is None or node.uid != m.uid:
+    node = _node_of(cluster, m)
+    if node is None:
         return Done(message="there is no such node")
+    truth.draining(world, m)
     node.unschedulable = True
     world.touch_node(cluster, m.name)
-    yield durations.step("DrainNode")
-    if not world.api(cluster):
-        return _no_api(cluster)
+    end = world.now + m.drain_timeout
+    yield min(durations.step("DrainNode"), m.drain_timeout)
+    while True:
+        if not world.api(cluster):
+            return _no_api(cluster)
+        left = workload.evict(world, cluster, node)
+        if not left or world.now >= end:
+            break
+        yield min(DRAIN_LOOK, end - world.now)
     node.pods = 0
     world.touch_node(cluster, m.name)
+    said = f"pods still on {m.name}: {', '.join(p.name for p in left)}" if left else ""
+    return Done(views=(views.node_view(world, cluster, m.name),), message=said)
+
+
+def _mark_out_of_service(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
+    if not world.api(cluster):
+        return _no_api(cluster)
+    node = _node_of(cluster, m)
+    if node is None:
+        return Done(message=f"there is no node of machine {m.name}")
+    truth.marking(world, m)
+    if node.out_of_service and node.ready:
+        message = f"node {m.name} reports Ready after it was marked as dead; its pods are not forced"
+        return Failed(reason="NodeAnswers", message=message)
+    node.ready, node.out_of_service, node.lapsing = False, True, False
+    node.silences += 1
+    world.touch_node(cluster, m.name)
+    workload.freed(world, cluster, node)
+    kubelets.refresh(world, m.uid)
     return Done(views=(views.node_view(world, cluster, m.name),))
 
 
-def kubelet(
-    world: World, durations: Durations, server: SimServer, domain: SimDomain, run: int, key: ClusterKey
-) -> Process:
-    """A kubelet's life in one run: it registers, is Ready while the API hears it, and is silent after."""
-    cluster, m = world.cluster(key), domain.entry
-    yield durations.draw(durations.ranges.kubelet)
-    registered = False
-    while _alive(server, domain, run):
-        if not world.api(cluster):
-            yield 2.0
-            continue
-        node = cluster.nodes.get(m.name)
-        if node is None and not registered:
-            node = _register(world, cluster, m)
-        registered = True
-        if node is not None and node.uid == m.uid and not node.ready:
-            node.ready = True
-            world.touch_node(cluster, m.name)
-        return
-    return
-
-
-def silence(world: World) -> None:
-    """Take nodes whose machines are down for not ready, where the API can say so. Called after the grace."""
-    for cluster in world.clusters.values():
-        if not world.api(cluster):
-            continue
-        for node in cluster.nodes.values():
-            if node.ready and not world.up(node.uid):
-                node.ready = False
-                world.touch_node(cluster, node.name)
-
-
-def _register(world: World, cluster: SimCluster, m: MachineEntry) -> SimNode:
-    node = SimNode(name=m.name, uid=m.uid, version=m.version, address=m.nic.address)
-    if m.role == "control-plane":
-        node.pods = 0
-    cluster.nodes[m.name] = node
-    world.touch_node(cluster, m.name)
-    return node
-
-
-def _alive(server: SimServer, domain: SimDomain, run: int) -> bool:
-    return server.domains.get(domain.entry.uid) is domain and domain.state == "running" and domain.run == run
+def _clear_out_of_service(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
+    if not world.api(cluster):
+        return _no_api(cluster)
+    node = _node_of(cluster, m)
+    if node is not None and node.out_of_service:
+        node.out_of_service = False
+        world.touch_node(cluster, m.name)
+        workload.changed(world, cluster)
+    return Done(views=(views.node_view(world, cluster, m.name),))
 
 
 # --- kubeadm --------------------------------------------------------------------------------------------------------
@@ -215,7 +219,7 @@ def _bootstrap(world: World, durations: Durations, cluster: SimCluster, step: Bo
         return Done(message="kubeadm was started before", views=(views.domain_view(world, server, m.uid),))
     domain.bootstrap, domain.detail = "running", ""
     world.touch(server, m.uid)
-    world.spawn(_kubeadm(world, durations, server, domain, volume, step, token))
+    world.spawn(_kubeadm(world, durations, domain, volume, step, token))
     return Done(views=(views.domain_view(world, server, m.uid),))
 
 
@@ -226,7 +230,6 @@ def _stale_member(cluster: SimCluster, m: MachineEntry) -> bool:
 def _kubeadm(
     world: World,
     durations: Durations,
-    server: SimServer,
     domain: SimDomain,
     volume: SimVolume,
     step: Bootstrap,
@@ -237,14 +240,14 @@ def _kubeadm(
     cluster = world.cluster(step.cluster.cluster)
     ranges = durations.ranges
     yield durations.draw(ranges.init if step.mode == "init" else ranges.join)
-    if not _alive(server, domain, run):
+    if not world.in_run(domain, run):
         return
     failed = world.kubeadm_fails(m)
     if not failed:
         failed = _init(world, cluster, m) if step.mode == "init" else _join(world, cluster, m, token)
     if not failed and step.mode == "join" and m.role == "control-plane":
         yield 2.0  # a learner until it has caught up
-        if not _alive(server, domain, run):
+        if not world.in_run(domain, run):
             return
         if world.quorum(cluster):
             cluster.learners.pop(m.name, None)
@@ -254,17 +257,18 @@ def _kubeadm(
             failed = "etcd: the learner could not be promoted"
     if failed:
         domain.bootstrap, domain.detail = "failed", failed
-        world.touch(server, m.uid)
+        world.touch(world.servers[domain.server], m.uid)
         return
     cluster.tokens.pop(token, None)
     volume.joined = cluster.key
     volume.member = m.role == "control-plane"
     domain.bootstrap = "done"
-    world.touch(server, m.uid)
+    world.touch(world.servers[domain.server], m.uid)
     world.touch_cluster(cluster)
     if step.mode == "init" or world.api(cluster):
-        _register(world, cluster, m)
-    yield from kubelet(world, durations, server, domain, run, cluster.key)
+        kubelets.register(world, cluster, m)
+        domain.registered = True
+    yield from kubelets.start(world, domain, run)
 
 
 def _init(world: World, cluster: SimCluster, m: MachineEntry) -> str:

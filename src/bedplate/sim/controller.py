@@ -6,20 +6,23 @@ world goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from bedplate.engine import messages as msg
 from bedplate.engine.engine import Engine
 from bedplate.model.ids import ClusterKey, Epoch, Key, OperationId, ServerName
-from bedplate.model.inventory import AnyView, Observation, ServerView
+from bedplate.model.inventory import AnyView, BmcView, Observation, ServerView
 from bedplate.model.kinds.base import Object
-from bedplate.model.steps import Unknown
+from bedplate.model.steps import Done, StepResult, Unknown
 from bedplate.ports import ClusterAccess, CommitConflict
-from bedplate.sim import views
+from bedplate.sim import leases, power, views
 from bedplate.sim.store import StoreCommand
 
 if TYPE_CHECKING:
+    from bedplate.sim.delivery import Attempted
     from bedplate.sim.simulator import Simulator
 
 LATENCY = 0.003
@@ -36,7 +39,15 @@ class SimController:
         self.alive = True
         self.halted = ""
         self.epoch = Epoch(0)
+        self.clock = 0.0
+        """Seconds by which its clock is ahead."""
+        self.linked: set[ServerName] = set()
+        """Servers whose agents it takes for connected."""
+        self.in_flight: dict[ServerName, list[Attempted]] = {}
+        """Commands that agents have not answered."""
         self.followed: set[ClusterKey] = set()
+        self.watched: set[ServerName] = set()
+        """Servers whose BMCs it watches."""
         self._told: dict[Key, AnyView] = {}
         self._answering: set[ClusterKey] = set()
         self._timer = 0
@@ -56,7 +67,7 @@ class SimController:
         if not self.alive:
             return
         for_store: list[StoreCommand] = []
-        for command in self.engine.handle(event, self.sim.now):
+        for command in self.engine.handle(event, self.sim.now + self.clock):
             if self.sim.dies_here(self):
                 return
             if isinstance(command, StoreCommand):
@@ -84,6 +95,8 @@ class SimController:
                 self._set_timer(command.at)
             case msg.Follow():
                 self._follow(command.clusters)
+            case msg.FollowBmcs():
+                self._follow_bmcs(set(command.servers))
             case msg.Halt():
                 self.halted = command.message
                 self.sim.say(self.name, f"stops acting: {command.message}")
@@ -129,7 +142,7 @@ class SimController:
             if number == self._timer:
                 self.handle(msg.Ticked())
 
-        self.sim.at(at, tick, idle=True)
+        self.sim.at(at - self.clock, tick, idle=True)
 
     # --- observations ---------------------------------------------------------------------------------------------
 
@@ -137,16 +150,44 @@ class SimController:
         """Tell the engine what changed, as far as agents and watches can tell it."""
         for k in dirty:
             kind, *rest = k.split("/")
-            if kind in {"server", "domain", "retained-disk-view"}:
+            if kind in {"server", "domain", "retained-disk-view", "load"}:
                 self._agent_tells(ServerName(rest[0]), k)
+            elif kind == "lease":
+                self._agent_tells(ServerName(rest[2]), k)
+            elif kind == "bmc":
+                self._bmc_changed(ServerName(rest[0]))
             else:
                 self._cluster_tells(ClusterKey(f"{rest[0]}/{rest[1]}"), k)
 
     def _agent_tells(self, name: ServerName, k: Key) -> None:
         server = self.sim.world.servers[name]
+        if name not in self.linked or not (server.connected or server.half == "up"):
+            return
         view = views.view(self.sim.world, k)
-        if server.connected and view is not None and self._told.get(k) != view:
+        if view is not None and self._told.get(k) != view:
             self._observed(f"agent/{name}", [view])
+
+    def _follow_bmcs(self, names: set[ServerName]) -> None:
+        fresh, self.watched = names - self.watched, names
+        for name in sorted(fresh & self.sim.world.servers.keys()):
+            self._bmc_changed(name)
+
+    def _bmc_changed(self, name: ServerName) -> None:
+        """Somebody looks about once a minute; silence is believed after three looks."""
+        if name in self.watched:
+            silent = not power.answers(self.sim.world.servers[name])
+            seconds = self.sim.dawdle((2.0, power.LOOK)) + (power.LOOK if silent else 0.0)
+            self.sim.after(seconds, lambda: self._bmc_tells(name), idle=True)
+
+    def _bmc_tells(self, name: ServerName) -> None:
+        view = power.bmc_view(self.sim.world.servers[name])
+        if self.alive and name in self.watched and self._told.get(view.key) != view:
+            self._observed(f"bmc/{name}", [view], full=True)
+
+    def heard(self, result: StepResult) -> None:
+        """What a step told counts as told."""
+        if isinstance(result, Done):
+            self._told.update((v.key, v) for v in result.views if isinstance(v, BmcView))
 
     def _cluster_tells(self, key: ClusterKey, k: Key) -> None:
         cluster = self.sim.world.clusters.get(key)
@@ -165,30 +206,44 @@ class SimController:
             if view is not None and self._told.get(k) != view:
                 self._observed(f"cluster/{key}", [view])
 
-    def _observed(self, source: str, views: list[AnyView], *, full: bool = False, until: float | None = None) -> None:
+    def _observed(
+        self, source: str, views: Sequence[AnyView], *, full: bool = False, until: float | None = None
+    ) -> None:
         self._told.update((v.key, v) for v in views)
         good = float("inf") if until is None else until
-        seen = tuple(Observation(value=v, time=self.sim.now, source=source, good_until=good) for v in views)
+        now = self.sim.now + self.clock
+        seen = tuple(Observation(value=v, time=now, source=source, good_until=good) for v in views)
         self.tell(msg.Observed(source=source, observations=seen, full=full))
 
     def agent_connected(self, name: ServerName) -> None:
-        """An agent is there: it tells everything once."""
+        """An agent is there: it tells everything once, and takes up the commands that it has not answered."""
         server = self.sim.world.servers[name]
-        if self.alive and server.connected and server.epoch <= self.epoch:
-            self._observed(f"agent/{name}", views.everything_on(self.sim.world, server), full=True)
+        if not (self.alive and server.connected and server.epoch <= self.epoch):
+            return
+        self.linked.add(name)
+        leases.assign(self.sim.world, server)
+        self._observed(f"agent/{name}", views.everything_on(self.sim.world, server), full=True)
+        for attempted in list(self.in_flight.get(name, ())):
+            attempted.resume()
 
     def agent_lost(self, name: ServerName) -> None:
         """An agent is gone: what it told is known still, but no longer for what is."""
         server = self.sim.world.servers[name]
-        lost = f"/{name}/"
-        stale = [v for k, v in self._told.items() if k.startswith(("domain/", "retained")) and lost in f"{k}/"]
+        self.linked.discard(name)
+        source = f"agent/{name}"
+        stale = [v for k, v in self._told.items() if _told_by(name, k) and not isinstance(v, ServerView)]
         down = ServerView(server=name, connected=False, host_uuid=server.host_uuid, error="its agent is not connected")
         known = self._told.get(down.key)
         if isinstance(known, ServerView):
-            down = _down(known)
-        self._observed(f"agent/{name}", [down])
+            down = msgspec.structs.replace(known, connected=False, error="its agent is not connected")
+        self._observed(source, [down])
         if stale:
-            self._observed(f"agent/{name}", stale, until=self.sim.now)
+            self._observed(source, stale, until=self.sim.now + self.clock)
+
+    def give_up(self, name: ServerName) -> None:
+        """An agent's connection did not come back in time: how its commands end is not known."""
+        for attempted in list(self.in_flight.get(name, ())):
+            attempted.give_up()
 
     def agent_refused(self, name: ServerName) -> None:
         """An agent calls that is not the one that was enrolled for this server."""
@@ -213,18 +268,9 @@ class SimController:
         self.tell(msg.StepEnded(operation=operation, result=Unknown(message=message)))
 
 
-def _down(view: ServerView) -> ServerView:
-    return ServerView(
-        server=view.server,
-        connected=False,
-        host_uuid=view.host_uuid,
-        boot_id=view.boot_id,
-        address=view.address,
-        agent_version=view.agent_version,
-        cpus=view.cpus,
-        memory_mib=view.memory_mib,
-        accelerator=view.accelerator,
-        bridges=view.bridges,
-        pools=view.pools,
-        error="its agent is not connected",
-    )
+def _told_by(name: ServerName, k: Key) -> bool:
+    """True for keys of what that server's agent tells."""
+    kind, _, rest = k.partition("/")
+    if kind == "lease":
+        return rest.endswith(f"/{name}")
+    return kind in {"domain", "retained-disk-view", "load"} and rest.partition("/")[0] == name

@@ -12,14 +12,18 @@ from collections.abc import Generator
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Digest, MachineUid
 from bedplate.model.steps import (
+    BmcStep,
     CreateVolume,
     DefineDomain,
     DeleteRetained,
     DeleteVolume,
     Done,
     Failed,
+    ForgetDomain,
     HypervisorStep,
+    MigrateDomain,
     PullImage,
+    ReceiveDomain,
     Refused,
     RemoveDomain,
     RetainVolume,
@@ -29,18 +33,23 @@ from bedplate.model.steps import (
     StopDomain,
     Ticket,
 )
-from bedplate.sim import clusters, views
+from bedplate.sim import clusters, kubelets, leases, migration, power, truth, views
 from bedplate.sim.durations import Durations
-from bedplate.sim.truth import last_copy, quorum_after, quorum_before
-from bedplate.sim.world import Process, SimDomain, SimPool, SimRecord, SimServer, SimVolume, World
+from bedplate.sim.things import Process, SimDomain, SimPool, SimRecord, SimServer, SimVolume
+from bedplate.sim.world import World
 
 Running = Generator[float, None, StepResult]
+
+STALLED = 15.0
+"""Seconds between looks at a guest that stands still while it boots."""
 
 
 def perform(world: World, durations: Durations, step: Step, ticket: Ticket) -> Running:
     """Give the running step."""
     if isinstance(step, HypervisorStep):
         return _on_agent(world, durations, step, ticket)
+    if isinstance(step, BmcStep):
+        return power.perform(world, durations, step, ticket)
     return clusters.perform(world, durations, step, ticket)
 
 
@@ -65,35 +74,71 @@ def admit(world: World, server: SimServer, ticket: Ticket, m: MachineEntry | Non
 
 def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: Ticket) -> Running:
     server = world.servers.get(step.server)
-    if server is None or not server.connected:
+    if server is None or not (server.connected or server.half == "down"):
         return Failed(reason="NotConnected", message=f"the agent of {step.server} is not connected")
     machine = None if isinstance(step, PullImage | DeleteRetained) else step.machine
     refused = admit(world, server, ticket, machine)
     if refused is not None:
         return refused
+    late = _of_the_past(server, step)
+    if late is not None:
+        return late
     if server.error:
         return Failed(reason="LibvirtUnavailable", message=server.error)
-    yield durations.step(step.name)
+    yield durations.step(step.name) * _slowness(server, step)
+    if isinstance(step, MigrateDomain):
+        return (yield from migration.migrate(world, server, step, ticket.deadline))
+    failed = _do(world, durations, server, step)
+    if failed is not None:
+        return failed
+    assert machine is not None
+    return Done(views=(views.domain_view(world, server, machine.uid),))
+
+
+def _of_the_past(server: SimServer, step: HypervisorStep) -> Refused | None:
+    """Refuse to touch a disk that was taken over for a later generation, perhaps by another server."""
+    if not isinstance(step, CreateVolume | DeleteVolume | RetainVolume | DefineDomain | ReceiveDomain):
+        return None
+    pool = server.pools.get(step.machine.disk_pool)
+    volume = pool.volumes.get(step.machine.uid) if pool is not None else None
+    if volume is None or volume.generation <= step.machine.generation:
+        return None
+    return Refused(message=f"the disk of {step.machine.name} is of generation {volume.generation}")
+
+
+def _slowness(server: SimServer, step: HypervisorStep) -> float:
+    """Times by which a step takes longer on a pool that is slow."""
+    m = getattr(step, "machine", None)
+    pool = server.pools.get(m.disk_pool if m is not None else getattr(step, "disk_pool", ""))
+    return 1.0 if pool is None else pool.slow
+
+
+def _do(world: World, durations: Durations, server: SimServer, step: HypervisorStep) -> Failed | Done | None:
     match step:
         case PullImage():
             return _pull(world, server, step)
         case DeleteRetained():
             return _delete_retained(world, server, step)
         case StartDomain():
-            failed = _start(world, durations, server, step.machine)
+            return _start(world, durations, server, step.machine)
         case CreateVolume():
-            failed = _create_volume(world, server, step.machine)
+            return _create_volume(world, server, step.machine)
         case DefineDomain():
-            failed = _define(world, server, step.machine)
+            return _define(world, server, step.machine)
         case StopDomain():
-            failed = _stop(world, server, step.machine)
+            return _stop(world, server, step.machine)
         case RemoveDomain():
-            failed = _remove(world, server, step.machine)
+            return _remove(world, server, step.machine)
         case DeleteVolume():
-            failed = _delete_volume(world, server, step.machine)
+            return _delete_volume(world, server, step.machine)
         case RetainVolume():
-            failed = _retain(world, server, step.machine)
-    return failed or Done(views=(views.domain_view(world, server, step.machine.uid),))
+            return _retain(world, server, step.machine)
+        case ReceiveDomain():
+            return migration.receive(world, server, step.machine)
+        case ForgetDomain():
+            return _remove(world, server, step.machine)
+        case MigrateDomain():
+            raise AssertionError("it takes its time: see `migration.migrate`")
 
 
 # --- disks --------------------------------------------------------------------------------------------------------
@@ -101,10 +146,14 @@ def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: 
 
 def _pool(server: SimServer, name: str) -> SimPool | Failed:
     pool = server.pools.get(name)
-    return pool or Failed(reason="PoolMissing", message=f"disk pool {name} is not served by {server.name}")
+    if pool is None:
+        return Failed(reason="PoolMissing", message=f"disk pool {name} is not served by {server.name}")
+    if pool.gone or (pool.shared and not server.storage):
+        return Failed(reason="DiskFailed", message=f"disk pool {name} can't be read on {server.name}: I/O error")
+    return pool
 
 
-def _have(world: World, pool: SimPool, *digests: Digest) -> Failed | None:
+def _have(world: World, server: SimServer, pool: SimPool, *digests: Digest) -> Failed | None:
     """Have image files in a pool's cache, from the controller where they are not there yet."""
     wanted = {d for d in digests if d} - pool.images
     for digest in sorted(wanted & world.lost_images):
@@ -113,9 +162,8 @@ def _have(world: World, pool: SimPool, *digests: Digest) -> Failed | None:
         return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
     if wanted:
         pool.images |= wanted
-        for other in world.servers.values():
-            if pool in other.pools.values():
-                world.touch_server(other)
+        for name in world.sharers[pool.name] if pool.shared else [server.name]:
+            world.touch_server(world.servers[name])
     return None
 
 
@@ -137,11 +185,11 @@ def _own_volume(world: World, disks: dict[MachineUid, SimVolume], uid: MachineUi
     return volume
 
 
-def _pull(world: World, server: SimServer, step: PullImage) -> StepResult:
+def _pull(world: World, server: SimServer, step: PullImage) -> Failed | Done:
     pool = _pool(server, step.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    failed = _have(world, pool, step.image.disk, step.image.kernel, step.image.initrd)
+    failed = _have(world, server, pool, step.image.disk, step.image.kernel, step.image.initrd)
     return failed or Done(message=f"image {step.image.name} is in disk pool {pool.name}")
 
 
@@ -149,10 +197,12 @@ def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed |
     pool = _pool(server, m.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    missing = _have(world, pool, m.image.disk)
+    missing = _have(world, server, pool, m.image.disk)
     if missing is not None:
         return missing
-    kept = _own_volume(world, server.volumes, m.uid)
+    kept = _own_volume(world, pool.volumes | server.volumes, m.uid)
+    if isinstance(kept, SimVolume):
+        world.take_over(server, kept, m.generation)
     if kept is not None:
         return kept if isinstance(kept, Failed) else None
     if m.image.virtual_size > m.disk_mib << 20:
@@ -160,9 +210,17 @@ def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed |
         return Failed(reason="DiskTooSmall", message=message, permanent=True)
     if pool.full or pool.used_mib + m.disk_mib > pool.capacity_mib:
         return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
-    if m.uid in server.retained or any(m.uid in s.volumes for s in world.servers.values()):
+    if m.uid in server.retained or m.uid in world.disks:
         world.violation("rule 1", f"a second disk for {m.name} ({m.uid}) was made on {server.name}")
-    volume = SimVolume(uid=m.uid, server=server.name, pool=pool, size_mib=m.disk_mib, store=world.store)
+    truth.standing_in(world, m)
+    volume = SimVolume(
+        uid=m.uid,
+        server=server.name,
+        pool=pool,
+        size_mib=m.disk_mib,
+        store=world.store,
+        generation=m.generation,
+    )
     world.add_volume(server, volume)
     return None
 
@@ -185,7 +243,7 @@ def _delete_volume(world: World, server: SimServer, m: MachineEntry) -> Failed |
         return volume
     if m.retain_disk:
         world.violation("rule 9", f"the disk of {m.name} was deleted though it is to be kept")
-    lost = last_copy(world, m.uid)
+    lost = truth.last_copy(world, m.uid)
     if lost:
         world.violation("rule 9", f"deleting the disk of {m.name} lost the last copy of {lost}")
     world.drop_volume(server, m.uid)
@@ -207,13 +265,13 @@ def _retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     volume = world.drop_volume(server, m.uid)
     if volume is None:
         return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} to retain", permanent=True)
-    volume.pool.used_mib += volume.size_mib
+    volume.pool.used_mib += volume.size_mib  # it is moved, not deleted
     server.retained[m.uid] = volume
     world.touch_retained(server, m.uid)
     return None
 
 
-def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> StepResult:
+def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> Failed | Done:
     pool = _pool(server, step.disk_pool)
     if isinstance(pool, Failed):
         return pool
@@ -234,12 +292,19 @@ def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     pool = _pool(server, m.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    failed = _have(world, pool, m.image.kernel, m.image.initrd)
+    failed = _have(world, server, pool, m.image.kernel, m.image.initrd)
     if failed is not None:
         return failed
     domain = _own_domain(world, server, m)
     if isinstance(domain, Failed):
         return domain
+    if m.carried:
+        volume = _own_volume(world, pool.volumes, m.uid)
+        if isinstance(volume, Failed):
+            return volume
+        if volume is None:
+            return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} in {m.disk_pool} to take over")
+        world.take_over(server, volume, m.generation)
     if domain is None:
         world.add_domain(server, SimDomain(entry=m, store=world.store, defined_boot=m.boot))
     else:
@@ -260,22 +325,44 @@ def _start(world: World, durations: Durations, server: SimServer, m: MachineEntr
         return None
     if record.boot >= m.boot:
         return None
-    if not isinstance(_own_volume(world, server.volumes, m.uid), SimVolume):
+    volume = _own_volume(world, server.volumes, m.uid)
+    if not isinstance(volume, SimVolume):
         return Failed(reason="VolumeMissing", message=f"the disk of {m.name} is not in disk pool {m.disk_pool}")
+    refused = _may_open(world, server, m, volume)
+    if refused is not None:
+        return refused
+    if volume.pool.shared:
+        leases.arm(world, server)
+    record.boot, record.started = m.boot, world.now + server.clock
+    world.set_state(server, domain, "running")
+    world.spawn(boot(world, durations, domain))
+    return None
+
+
+def _may_open(world: World, server: SimServer, m: MachineEntry, volume: SimVolume) -> Failed | None:
+    """Why a disk can't be opened by a start here now. Who tries while another has it open has broken rule 1."""
+    pool = volume.pool
     if m.nic.bridge not in server.bridges:
         return Failed(reason="LibvirtError", message=f"libvirt: no bridge {m.nic.bridge} on {server.name}")
-    record.boot, record.started = m.boot, world.now
-    world.set_state(server, domain, "running")
-    world.spawn(boot(world, durations, server, domain))
+    if pool.gone or (pool.shared and not server.storage):
+        return Failed(reason="DiskFailed", message=f"disk pool {pool.name} can't be read on {server.name}: I/O error")
+    if not leases.permits(server, pool):
+        return Failed(reason="LeaseNotHeld", message=f"no guest may start on disk pool {pool.name}: its lease was lost")
+    others = [d for d in world.live.get(m.uid, ()) if d.server != server.name]
+    if others:
+        where = ", ".join(d.server for d in others)
+        world.violation("rule 1", f"{m.name} was started on {server.name} while its disk is open on {where}")
+        if pool.locks:
+            return Failed(reason="DiskInUse", message=f'libvirt: Failed to get "write" lock: {m.name} runs elsewhere')
     return None
 
 
 def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     domain = _own_domain(world, server, m)
     if isinstance(domain, SimDomain) and domain.state in {"running", "paused"}:
-        at_risk = quorum_before(world, m.uid)
+        at_risk = truth.quorum_before(world, m.uid)
         world.set_state(server, domain, "shutoff")
-        quorum_after(world, at_risk, f"stopping {m.name}")
+        truth.quorum_after(world, at_risk, f"stopping {m.name}")
     return None
 
 
@@ -284,32 +371,30 @@ def _remove(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     if isinstance(domain, Failed):
         return domain
     if domain is not None:
-        at_risk = quorum_before(world, m.uid)
+        at_risk = truth.quorum_before(world, m.uid)
         world.drop_domain(server, m.uid)
-        quorum_after(world, at_risk, f"removing {m.name}")
+        truth.quorum_after(world, at_risk, f"removing {m.name}")
     return None
 
 
-def boot(world: World, durations: Durations, server: SimServer, domain: SimDomain) -> Process:
+def boot(world: World, durations: Durations, domain: SimDomain) -> Process:
     """A guest's start: user space, then, where its disk has joined, the kubelet."""
     run, m = domain.run, domain.entry
     yield durations.draw(durations.ranges.boot)
-    if not alive(server, domain, run):
+    while world.in_run(domain, run) and not world.moves_on(domain):
+        yield STALLED  # it or its server hangs, or its disk does not answer
+    if not world.in_run(domain, run):
         return
     if m.image.disk in world.dead_images:
         domain.detail = "no guest agent; the console's last lines:\nKernel panic - not syncing"
-        world.touch(server, m.uid)
+        world.touch(world.servers[domain.server], m.uid)
         return
     if m.image.bootstrap == "guest-agent":
         domain.guest_agent = True
-        world.touch(server, m.uid)
-    volume = server.volumes.get(m.uid)
-    if volume is not None and volume.joined:
+    volume = world.servers[domain.server].volumes.get(m.uid)
+    joined = volume is not None and bool(volume.joined)
+    if joined:
         domain.bootstrap = "done"
-        world.touch(server, m.uid)
-        yield from clusters.kubelet(world, durations, server, domain, run, volume.joined)
-
-
-def alive(server: SimServer, domain: SimDomain, run: int) -> bool:
-    """True while the domain is in that run."""
-    return server.domains.get(domain.entry.uid) is domain and domain.state == "running" and domain.run == run
+    world.touch(world.servers[domain.server], m.uid)
+    if joined:
+        yield from kubelets.start(world, domain, run)

@@ -1,6 +1,7 @@
 """How long things take in the simulated world: drawn from ranges by a seed, the same seed the same times.
 
-The figures are what was seen in the lab under software emulation; they matter for the order of things, not as promises.
+Each range says where it comes from. Those of steps and guests are what was seen in the lab under software emulation;
+they matter for the order of things, not as promises.
 """
 
 from __future__ import annotations
@@ -50,6 +51,32 @@ class Ranges(msgspec.Struct, frozen=True, kw_only=True):
     """From a joined machine's user space to a Ready node."""
     step: Range = (0.05, 0.6)
     """A step that has no range of its own."""
+    noticed: Range = (3.0, 5.0)
+    """A cut link until the controller takes the agent's connection for lost (seen in the lab: 4.0 s)."""
+    server_boot: Range = (600.0, 1200.0)
+    """Power on to a connected agent: metal takes over 15 min to be back (openshift-docs, update duration)."""
+    power_off: Range = (0.5, 3.0)
+    """Order to dead server (sushy-tools: 2-3 s; a power cut of a namespace: 40 ms)."""
+    node_lost: Range = (40.0, 50.0)
+    """Kubernetes takes a silent node for not ready (kubernetes/website `nodes.md`)."""
+    node_back: Range = (1.0, 10.0)
+    """Heard again until Ready: a kubelet reports every 10 s (its `nodeStatusUpdateFrequency`)."""
+    toleration: Range = (300.0, 300.0)
+    """NotReady until its pods are given up (kubernetes/website `nodes.md`)."""
+    force_detach: Range = (360.0, 360.0)
+    """A volume of a pod that was given up until it is detached unasked (kubernetes/website `nodes.md`)."""
+    pod_start: Range = (2.0, 8.0)
+    """Bound to answering, its image there."""
+    pod_end: Range = (1.0, 30.0)
+    """An evicted pod's own grace: Kubernetes' default is 30 s at most."""
+    pod_gc: Range = (20.0, 40.0)
+    """Pods of a Node object that is gone until they are collected: looked for every 20 s, twice (podgc)."""
+    kill_guests: Range = (0.2, 1.0)
+    """An agent's giving up of a lease until the pool's guests have ended (model/leases.py: cutting takes a second)."""
+    move_setup: Range = (0.5, 1.5)
+    """What a live migration takes beside copying memory (seen: an idle 2 GiB guest moves in 2.0 s)."""
+    dirty_share: Range = (0.002, 0.03)
+    """Share of its memory that a guest rewrites each second (seen: 200 MiB of 2 GiB without end converges in 7 s)."""
     steps: dict[str, Range] = msgspec.field(default_factory=lambda: dict(_STEPS))
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from bedplate.engine.engine import Engine
 from bedplate.model.attempts import Attempts
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, ServerEntry
 from bedplate.model.ids import Key, StoreId
 from bedplate.model.inventory import ClusterView, Inventory
 from bedplate.model.kinds.base import Object
@@ -190,6 +190,7 @@ def _store(spec: Spec, blueprint: Blueprint, attempts: Mapping[Key, Attempts], s
         spec.clusters,
         spec.node_pools,
         spec.virtual_machines,
+        spec.fleet_policies,
     ):
         kept.objects.update(objects)
     kept.attempts = {k: {name: a for name, a in v.items() if a.succeeded} for k, v in attempts.items()}
@@ -203,7 +204,7 @@ def _resume(sim: Simulator, world: World) -> None:
             volume = server.volumes.get(domain.entry.uid)
             joined = volume is not None and bool(volume.joined)
             if domain.state == "running" and (not domain.guest_agent or (joined and not domain.bootstrap)):
-                world.spawn(drivers.boot(world, Durations(0, middle=True), server, domain))
+                world.spawn(drivers.boot(world, Durations(0, middle=True), domain))
             if domain.bootstrap == "running":
                 domain.bootstrap = ""
 
@@ -273,6 +274,8 @@ def _name(entry: AnyEntry) -> str:
             return f"{'machine' if entry.is_node else 'virtualmachine'}/{entry.name}"
         case ClusterEntry():
             return f"cluster/{entry.cluster.split('/')[-1]}"
+        case ServerEntry():
+            return f"server/{entry.server}"
         case _:
             return f"retaineddisk/{entry.name}"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry, ServerEntry
 from bedplate.model.ids import ServerName, StoreId
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, PoolView, ServerView
 from bedplate.model.spec import Spec
-from bedplate.sim.world import SimDomain, SimNode, SimPool, SimRecord, SimServer, SimVolume, World
+from bedplate.sim.things import SimDomain, SimNode, SimPool, SimRecord, SimServer, SimVolume
+from bedplate.sim.world import World
 
 
 def world_from(spec: Spec, inventory: Inventory, blueprint: Blueprint, store: StoreId) -> World:
@@ -19,19 +20,22 @@ def world_from(spec: Spec, inventory: Inventory, blueprint: Blueprint, store: St
     for server in spec.servers.values():
         name = ServerName(server.metadata.name)
         if name not in world.servers:
-            world.add_server(name, pools={}).connected = False
+            _away(world.add_server(name, pools={}))
     for entry in blueprint.entries.values():
         match entry:
             case ClusterEntry():
                 _cluster(world, inventory, entry)
             case RetainedDiskEntry():
                 _retained(world, entry)
-            case MachineEntry():
+            case MachineEntry() | ServerEntry():
                 pass
     for m in blueprint.machines():
         for seen in inventory.domains(m.uid):
             _machine(world, m, seen.value)
     _nodes(world, inventory, blueprint)
+    for entry in blueprint.entries.values():
+        if isinstance(entry, ServerEntry) and entry.standing == "dead" and entry.server in world.servers:
+            world.cut_power(world.servers[entry.server], entry.reason)
     world.take_dirty()
     return world
 
@@ -41,8 +45,16 @@ def _server(world: World, view: ServerView, shared: dict[str, SimPool]) -> None:
     server = world.add_server(
         view.server, cpus=view.cpus, memory_mib=view.memory_mib, bridges=view.bridges, pools=pools
     )
-    server.enrolled = view.host_uuid
-    server.host_uuid, server.connected, server.error = view.host_uuid, view.connected, view.error
+    server.enrolled = server.host_uuid = view.host_uuid
+    if view.connected:
+        server.error = view.error
+    else:
+        _away(server)
+
+
+def _away(server: SimServer) -> None:
+    """Its agent is not heard of, and stays so."""
+    server.connected = server.management = False
 
 
 def _pool(view: PoolView) -> SimPool:
@@ -61,7 +73,7 @@ def _machine(world: World, m: MachineEntry, view: DomainView) -> None:
         return
     server.records[m.uid] = SimRecord(generation=view.generation, boot=view.boot, started=view.started)
     if view.volume:
-        server.volumes[m.uid] = _volume(world, server, m, view.disk_pool or m.disk_pool)
+        world.add_volume(server, _volume(world, server, m, view.disk_pool or m.disk_pool))
         if view.bootstrap == "done" or m.joined:
             server.volumes[m.uid].joined = m.cluster
             server.volumes[m.uid].member = m.role == "control-plane"
@@ -73,11 +85,13 @@ def _machine(world: World, m: MachineEntry, view: DomainView) -> None:
     elif view.state == "defined":
         domain.defined_boot = view.boot + 1
     domain.guest_agent, domain.bootstrap, domain.detail = view.guest_agent, view.bootstrap, view.detail
+    domain.kubelet = domain.registered = domain.state == "running" and view.guest_agent and m.joined
     world.add_domain(server, domain)
 
 
 def _volume(world: World, server: SimServer, m: MachineEntry, pool: str) -> SimVolume:
     kept = server.pools.setdefault(pool, SimPool(pool))
+    kept.used_mib -= m.disk_mib  # it counts already in what was seen of the pool
     return SimVolume(uid=m.uid, server=server.name, pool=kept, size_mib=m.disk_mib, store=world.store)
 
 
@@ -106,15 +120,19 @@ def _nodes(world: World, inventory: Inventory, blueprint: Blueprint) -> None:
         view = observation.value
         if isinstance(view, NodeView) and view.present:
             m = by_name.get((view.cluster, view.name))
-            world.cluster(view.cluster).nodes[view.name] = SimNode(
+            cluster = world.cluster(view.cluster)
+            node = cluster.nodes[view.name] = SimNode(
                 name=view.name,
                 uid=view.machine or (m.uid if m is not None else view.machine),
                 version=view.version,
                 address=view.address,
                 ready=view.ready,
                 unschedulable=view.unschedulable,
+                out_of_service=view.out_of_service,
                 pods=view.pods,
+                worker=m is None or m.role != "control-plane",
             )
+            world.nodes[node.uid] = (cluster, node)
         elif isinstance(view, ClusterView):
             for name in view.etcd_members:
                 member = by_name.get((view.cluster, name))

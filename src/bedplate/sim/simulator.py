@@ -1,12 +1,16 @@
-"""The event heap on a virtual clock that drives the real engine, planner and checks against the simulated world.
+"""Drives the real engine, planner and checks against the simulated world, on an event heap with a virtual clock.
 
 The same seed gives the same history, line by line (`trace`). Nothing here decides what the engine should.
+
+A script calls: `run`, `at`, `after` (`stage`); `apply`, `edit`, `delete`, `maintain`, `pause`, `deploy` (`people`);
+`cut`, `power_off`, `lose_power`, `hang`, `bmc`, `pool`, `end_domain` ... (`happenings`); and of this class
+`start_controller`, `kill_controller`, `break_store`, `measure` for load. It reads `world`, `store`, `engine`, `trace`,
+`steps`, `commits`, `world.violations`.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -15,21 +19,21 @@ from bedplate.checks.blueprint import check as check_plan
 from bedplate.engine import messages as msg
 from bedplate.engine.engine import Engine
 from bedplate.model.blueprint import Delta
-from bedplate.model.ids import Key, MachineUid, Revision, ServerName
+from bedplate.model.ids import OperationId, Revision
 from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.journal import OperationRecord
-from bedplate.model.kinds.base import Object
 from bedplate.model.policy import Policy
 from bedplate.model.steps import Step, Ticket
 from bedplate.planner.plan import PlanInput, PlanResult
-from bedplate.sim import clusters, drivers
+from bedplate.sim import drivers, truth
 from bedplate.sim.controller import SimController
 from bedplate.sim.delivery import Attempted
-from bedplate.sim.durations import Durations
-from bedplate.sim.faults import Faults
+from bedplate.sim.durations import Durations, Range
+from bedplate.sim.faults import Fault, Faults
+from bedplate.sim.happenings import Happenings
+from bedplate.sim.load import Loads
 from bedplate.sim.store import SimStore
-from bedplate.sim.truth import check
-from bedplate.sim.world import Process, SimServer, World
+from bedplate.sim.world import World
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +43,15 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     operation: OperationRecord
 
 
-class Simulator:
+class Simulator(Happenings):
     """A world, a store, and controllers that come and go.
 
     Args:
-        world: What is real. Its `spawn` is taken over.
+        world: What is real. Its `spawn`, `say` and `linked` are taken over.
         store: What controllers find; a new one where it is None.
         kills: Numbers of commands (counted over all controllers from 1) before which the controller is killed.
         verify: Look at the world's truths after each change.
+        keep: Keep history, steps and commits. Not for years of a large fleet.
     """
 
     def __init__(
@@ -61,137 +66,31 @@ class Simulator:
         kills: Iterable[int] = (),
         start: float = 1_000_000.0,
         verify: bool = True,
+        keep: bool = True,
         restart_after: float = 1.0,
     ) -> None:
-        self.world = world
-        self.store = store or SimStore(world.store)
-        self.now = start
+        super().__init__(
+            world,
+            store or SimStore(world.store),
+            durations or Durations(seed),
+            seed=seed,
+            start=start,
+            verify=verify,
+        )
         self.policy = policy or Policy()
-        self.trace: list[str] = []
+        self.telling = self.keeping = keep
         self.steps: list[Begun] = []
         self.commits: list[Delta] = []
-        self.controllers: list[SimController] = []
         self.commands = 0
-        self.active = start
-        """When something last happened but time passing."""
+        self.loads: Loads | None = None
         self._seed = seed
-        self._durations = durations or Durations(seed)
         self._faults = faults or Faults()
+        self._spoilt: dict[str, list[Fault]] = {}
         self._kills = set(kills)
-        self._verify = verify
         self._restart_after = restart_after
-        self._heap: list[tuple[float, int, Callable[[], None], bool]] = []
-        self._sequence = 0
         self._run_steps = 0
-        self._silence_due = float("inf")
-        self._broken: set[str] = set()
-        self._waiting: dict[ServerName, list[Callable[[], None]]] = {}
-        self._start = start
-        world.now = start
-        world.spawn = self._spawn
-
-    # --- the clock ------------------------------------------------------------------------------------------------
-
-    def at(self, time: float, action: Callable[[], None], *, idle: bool = False) -> None:
-        """Do something at a time. `idle`: it is no activity by itself."""
-        self._sequence += 1
-        heapq.heappush(self._heap, (max(time, self.now), self._sequence, action, idle))
-
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do something in a while."""
-        self.at(self.now + seconds, action)
-
-    def say(self, who: str, what: str) -> None:
-        """Add a line to the history."""
-        self.trace.append(f"{self.now - self._start:9.2f}  {who}: {what}")
-
-    def run(
-        self,
-        stop: Callable[[], bool] | None = None,
-        *,
-        seconds: float = 86_400.0,
-        quiet: float = 4_000.0,
-        events: int = 1_000_000,
-    ) -> bool:
-        """Let time pass until `stop`, or nothing has happened for `quiet` seconds, or a bound is reached.
-
-        Returns:
-            True where `stop` came true (or, without one, all fell quiet).
-        """
-        end = self.now + seconds
-        for _ in range(events):
-            if stop is not None and stop():
-                return True
-            if not self._heap or self._heap[0][0] > self.active + quiet:
-                return stop is None
-            if self._heap[0][0] > end:
-                self.now = self.world.now = end
-                return False
-            self._next()
-        return False
-
-    def _next(self) -> None:
-        time, _, action, idle = heapq.heappop(self._heap)
-        self.now = self.world.now = time
-        if not idle:
-            self.active = time
-        action()
-        dirty = self.world.take_dirty()
-        if not dirty:
-            return
-        self.active = time
-        if self._verify:
-            self._look()
-        for controller in self.controllers:
-            if controller.alive:
-                controller.observe(dirty)
-        if self._silence_due == float("inf"):
-            self._silence_due = time + clusters.NODE_GRACE
-            self.at(self._silence_due, self._silence, idle=True)
-
-    def _silence(self) -> None:
-        self._silence_due = float("inf")
-        clusters.silence(self.world)
-
-    def _look(self) -> None:
-        found = set(check(self.world))
-        for sentence in sorted(found - self._broken):
-            self.world.violation("truth", sentence)
-            self.say("world", f"BROKEN: {sentence}")
-        self._broken = found
-
-    def _spawn(self, process: Process) -> None:
-        def go() -> None:
-            try:
-                delay = next(process)
-            except StopIteration:
-                return
-            self.at(self.now + delay, go, idle=True)
-
-        go()
-
-    # --- users ----------------------------------------------------------------------------------------------------
-
-    def apply(self, *objects: Object) -> None:
-        """A user declares objects."""
-        for obj in objects:
-            self.say("user", f"declares {type(obj).__name__} {obj.metadata.name}")
-            self._tell_spec(self.store.put(obj, self.now))
-
-    def delete(self, k: Key) -> None:
-        """A user deletes an object."""
-        self.say("user", f"deletes {k}")
-        kind, *rest = k.split("/")
-        if kind == "cluster":
-            for cluster in self.world.clusters.values():
-                cluster.going |= cluster.key == "/".join(rest)
-        self._tell_spec(self.store.delete(k, self.now))
-
-    def _tell_spec(self, changes: dict[Key, Object | None]) -> None:
-        self.active = self.now
-        for controller in self.controllers:
-            if controller.alive and changes:
-                controller.tell(msg.SpecChanged(changes=changes))
+        self._journalled: set[OperationId] = set()
+        world.linked = self._linked
 
     # --- controllers ----------------------------------------------------------------------------------------------
 
@@ -244,9 +143,19 @@ class Simulator:
         self.say(victim.name, "is killed")
         victim.die()
 
+    def kill_before(self, command: int) -> None:
+        """Kill whichever controller is about to give its n-th command from now on (1: the very next)."""
+        self._kills.add(self.commands + command)
+
+    def spoil(self, step: str, fault: Fault, times: int = 1) -> None:
+        """Something goes wrong with the next steps of that name."""
+        self._spoilt.setdefault(step, []).extend([fault] * times)
+
     def committed(self, controller: SimController, number: Revision, delta: Delta) -> None:
         """A blueprint was committed."""
         self.active = self.now
+        if not self.keeping:
+            return
         self.commits.append(delta)
         changes = ", ".join(f"{'-' if e is None else ''}{k}" for k, e in delta.changes.items())
         self.say(controller.name, f"blueprint {number}: {changes}")
@@ -254,49 +163,24 @@ class Simulator:
     def begun(self, controller: SimController, operation: OperationRecord) -> None:
         """A step was journalled."""
         self.active = self.now
-        self.steps.append(Begun(time=self.now, operation=operation))
+        self._journalled.add(operation.id)
+        if self.keeping:
+            self.steps.append(Begun(time=self.now, operation=operation))
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def run_step(self, controller: SimController, step: Step, ticket: Ticket) -> None:
         """Run a step in the world, with what goes wrong with it."""
         self.active = self.now
-        fault = self._faults.of(self._run_steps)
+        spoilt = self._spoilt.get(step.name)
+        fault = spoilt.pop(0) if spoilt else self._faults.of(self._run_steps)
+        if self._verify:
+            truth.journalled(self.world, ticket.operation in self._journalled, f"{step.name} {step.target}")
+        self._journalled.discard(ticket.operation)
         self._run_steps += 1
         Attempted(self, controller, step, ticket, fault).begin()
 
-    # --- what happens to the world --------------------------------------------------------------------------------
-
-    def cut(self, name: str, seconds: float | None = None) -> None:
-        """Cut an agent's connection; heal it after so many seconds, if any are given."""
-        server = self.world.servers[ServerName(name)]
-        if not server.connected:
-            return
-        self.say("world", f"{name} loses its connection")
-        server.connected = False
-        for controller in self.controllers:
-            if controller.alive:
-                controller.agent_lost(server.name)
-        if seconds is not None:
-            self.after(seconds, lambda: self.heal(name))
-
-    def heal(self, name: str) -> None:
-        """Connect an agent again, where its server is on."""
-        server = self.world.servers[ServerName(name)]
-        if server.connected or not server.powered:
-            return
-        if server.host_uuid != server.enrolled:
-            self.say("world", f"{name} is refused: it has another identity")
-            for controller in self.controllers:
-                controller.agent_refused(server.name)
-            return
-        self.say("world", f"{name} is connected again")
-        self.active = self.now
-        server.connected = True
-        for reply in self._waiting.pop(server.name, []):
-            reply()
-        for controller in self.controllers:
-            controller.agent_connected(server.name)
+    # --- the store ----------------------------------------------------------------------------------------------------
 
     def break_store(self, seconds: float) -> None:
         """The store's disk is full for a while: nothing can be written."""
@@ -313,59 +197,28 @@ class Simulator:
 
         self.after(seconds, heal)
 
-    def kill_agent(self, name: str, seconds: float = 2.0) -> None:
-        """`kill -9` of an agent: what it was doing is not finished; it is back after a while."""
-        server = self.world.servers[ServerName(name)]
-        server.commands += 1
-        self._waiting.pop(server.name, None)
-        self.cut(name, seconds)
+    # --- load -----------------------------------------------------------------------------------------------------
 
-    def power_off(self, name: str) -> None:
-        """A server dies with all that runs on it."""
-        server = self.world.servers[ServerName(name)]
-        self.kill_agent(name)
-        self.say("world", f"{name} loses its power")
-        server.powered = False
-        for domain in server.domains.values():
-            if domain.state == "running":
-                self.world.set_state(server, domain, "shutoff")
+    def measure(self, *, every: float = 600.0) -> Loads:
+        """Have agents measure load from now on, looked at so often (seconds); give what makes it, to be set."""
+        if self.loads is None:
+            self.loads = Loads(self.world, seed=self._seed, start=self.now)
+            self._measure(self.loads, every)
+        return self.loads
 
-    def power_on(self, name: str) -> None:
-        """A server comes back; its domains do not start by themselves."""
-        server = self.world.servers[ServerName(name)]
-        server.powered = True
-        server.boots += 1
-        self.after(30.0, lambda: self.heal(name))
+    def _measure(self, loads: Loads, every: float) -> None:
+        loads.look()
+        self.after(every, lambda: self._measure(loads, every), idle=True)
 
-    def end_domain(self, uid: MachineUid, *, lose_disk: bool = False, undefine: bool = False) -> None:
-        """A domain ends by itself or by somebody's hand; its disk may go with it."""
-        for server in self.world.servers.values():
-            domain = server.domains.get(uid)
-            if domain is None:
-                continue
-            self.say("world", f"{domain.entry.name} on {server.name} ends{' with its disk' if lose_disk else ''}")
-            self.active = self.now
-            self.world.set_state(server, domain, "crashed")
-            if undefine:
-                self.world.drop_domain(server, uid)
-            if lose_disk:
-                self.world.drop_volume(server, uid)
-        self._flush()
-
-    def wait_for(self, server: SimServer, reply: Callable[[], None]) -> None:
-        """Keep an answer until the agent's connection is back."""
-        self._waiting.setdefault(server.name, []).append(reply)
-
-    def _flush(self) -> None:
-        self.at(self.now, lambda: None)
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def perform(self, step: Step, ticket: Ticket) -> drivers.Running:
         """Give the running step."""
         return drivers.perform(self.world, self._durations, step, ticket)
 
-    def dawdle(self) -> float:
-        """A short while."""
-        return self._durations.draw((0.2, 3.0))
+    def dawdle(self, between: Range = (0.2, 3.0)) -> float:
+        """A while."""
+        return self._durations.draw(between)
 
 
 def _checked(inp: PlanInput, result: PlanResult) -> tuple[Finding, ...]:

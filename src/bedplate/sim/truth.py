@@ -1,63 +1,98 @@
 """The rules that hold in any good world, looked at without asking the engine what it meant.
 
-`check` reads one instant of the world; what only shows in a change is written down where the world changes.
+`look` reads what an event touched, `check` one whole instant; both give sentences. What only shows in a change is
+written down where the world changes: functions here are called with each act that a rule speaks of.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
-from bedplate.model.ids import ClusterKey, MachineUid
-from bedplate.sim.world import SimCluster, SimDomain, SimServer, World
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName
+from bedplate.sim.things import SimCluster, SimDomain, SimServer
+from bedplate.sim.world import LIVE, Identity, World, identities
+
+MANY = 0.3
+"""Rule 6: so large a share may not be acted on without confirmation."""
+WINDOW = 600.0
+"""Seconds within which acts count together; the same in which no machine is balanced twice."""
+LONGEST_DRAIN = 24 * 3600.0
+"""Seconds; a drain that may last longer is not bounded (rule 7)."""
+
+
+# --- one instant --------------------------------------------------------------------------------------------------
 
 
 def check(world: World) -> list[str]:
-    """Give a sentence for each rule that is broken right now."""
-    return [*_doubles(world), *_memory(world)]
-
-
-def _doubles(world: World) -> list[str]:
-    """No machine, address, MAC or name twice among what runs; no disk opened twice (rule 1)."""
+    """Give a sentence for each rule that is broken right now, from the servers themselves and not from the books."""
+    seen: dict[Identity, list[SimDomain]] = defaultdict(list)
     found: list[str] = []
-    seen: dict[tuple[str, str], tuple[SimServer, SimDomain]] = {}
-    for server, domain in world.running():
-        m = domain.entry
-        identities = [("uid", m.uid), ("mac", m.nic.mac), ("address", f"{m.nic.network}/{m.nic.address}")]
-        identities.append(("name", f"{m.cluster or m.namespace}/{m.name}"))
-        volume = server.volumes.get(m.uid)
-        if volume is None:
-            found.append(f"{m.name} runs on {server.name} without its disk")
-        elif volume.pool.shared:
-            identities.append(("disk", f"{volume.pool.name}/{m.uid}"))
-        for identity in identities:
-            other = seen.setdefault(identity, (server, domain))
-            if other[1] is not domain:
-                found.append(
-                    f"{m.name} on {server.name} and {other[1].entry.name} on {other[0].name} run with "
-                    f"the same {identity[0]} {identity[1]}"
-                )
+    used: dict[ServerName, int] = defaultdict(int)
+    for server in world.servers.values():
+        for domain in server.domains.values():
+            if domain.state not in LIVE:
+                continue
+            m = domain.hardware or domain.entry
+            used[server.name] += m.memory_mib
+            found += _without_disk(server, domain)
+            for identity in identities(m):
+                seen[identity].append(domain)
+    for identity, domains in seen.items():
+        found += _doubles(identity, domains)
+    for name, mib in used.items():
+        found += _memory(world.servers[name], mib)
     return found
 
 
-def _memory(world: World) -> list[str]:
+def look(world: World, touched: Iterable[Key]) -> list[str]:
+    """Give a sentence for each rule that is broken in what was touched."""
+    found: list[str] = []
+    for k in touched:
+        if not k.startswith("domain/"):
+            continue
+        _, name, uid = k.split("/")
+        server = world.servers[ServerName(name)]
+        found += _memory(server, world.memory[server.name])
+        for domain in world.live.get(MachineUid(uid), ()):
+            found += _without_disk(world.servers[domain.server], domain)
+            for identity in identities(domain.hardware or domain.entry):
+                found += _doubles(identity, world.identities[identity])
+    return found
+
+
+def _without_disk(server: SimServer, domain: SimDomain) -> list[str]:
+    there = domain.entry.uid in server.volumes
+    return [] if there else [f"{domain.entry.name} runs on {server.name} without its disk"]
+
+
+def _doubles(identity: Identity, domains: list[SimDomain]) -> list[str]:
+    """No machine, address, MAC or name twice among what runs; with the same uid it is the same disk (rule 1)."""
+    first = domains[0]
+    return [
+        f"{other.entry.name} on {other.server} and {first.entry.name} on {first.server} run with "
+        f"the same {identity[0]} {identity[1]}"
+        for other in domains[1:]
+    ]
+
+
+def _memory(server: SimServer, mib: int) -> list[str]:
     """Memory is never over-committed."""
-    used: dict[str, int] = defaultdict(int)
-    for server, domain in world.running():
-        used[server.name] += domain.entry.memory_mib
-    return [
-        f"{name} has {world.servers[name].memory_mib} MiB and runs machines of {mib} MiB"  # type: ignore[index]
-        for name, mib in used.items()
-        if mib > world.servers[name].memory_mib  # type: ignore[index]
-    ]
+    if mib <= server.memory_mib:
+        return []
+    return [f"{server.name} has {server.memory_mib} MiB and runs machines of {mib} MiB"]
 
 
-def quorum_before(world: World, uid: MachineUid) -> list[SimCluster]:
-    """Clusters with a quorum now that count this machine among etcd's members."""
-    return [
-        c
-        for c in world.clusters.values()
-        if not c.going and uid in c.members.values() and world.up(uid) and world.quorum(c)
-    ]
+# --- quorum and copies --------------------------------------------------------------------------------------------
+
+
+def quorum_before(world: World, *uids: MachineUid) -> list[SimCluster]:
+    """Clusters with a quorum now that count one of these machines among etcd's members."""
+    up = {uid for uid in uids if world.up(uid)}
+    clusters = {domain.entry.cluster for uid in up for domain in world.live[uid]}
+    found = (world.clusters[c] for c in sorted(clusters) if c in world.clusters)
+    return [c for c in found if not c.going and up & set(c.members.values()) and world.quorum(c)]
 
 
 def quorum_after(world: World, clusters: list[SimCluster], what: str) -> None:
@@ -69,16 +104,85 @@ def quorum_after(world: World, clusters: list[SimCluster], what: str) -> None:
 
 def last_copy(world: World, uid: MachineUid) -> str:
     """Name the cluster whose last good copy lies on this machine's disk, where deleting it would lose it (rule 9)."""
-    for cluster in world.clusters.values():
-        if not cluster.initialised or cluster.going:
-            continue
-        holders = {
-            u for s in world.servers.values() for u, v in s.volumes.items() if v.member and v.joined == cluster.key
-        }
-        members = set(cluster.members.values())
-        if uid in holders and uid in members and not (holders & members) - {uid}:
-            return cluster.key
+    mine = world.disks.get(uid)
+    cluster = world.clusters.get(mine.joined) if mine is not None and mine.joined else None
+    if mine is None or cluster is None or not mine.member or not cluster.initialised or cluster.going:
+        return ""
+    members = set(cluster.members.values())
+    others = (world.disks.get(u) for u in members - {uid})
+    if uid in members and not any(v is not None and v.member and v.joined == cluster.key for v in others):
+        return cluster.key
     return ""
+
+
+# --- acts that are bounded ----------------------------------------------------------------------------------------
+
+
+def _act(world: World, kind: str, what: str) -> list[str]:
+    """Remember an act; give those of its kind within the window."""
+    acts = world.acts[kind]
+    acts.append((world.now, what))
+    while acts[0][0] < world.now - WINDOW:
+        del acts[0]
+    return [a for _, a in acts]
+
+
+def fencing(world: World, server: SimServer) -> list[SimCluster]:
+    """A server's power is about to be cut by its BMC: many at a time whose guests run on is a blind observer's act.
+
+    Gives the clusters whose quorum depends on it.
+    """
+    runs = [d for d in server.domains.values() if d.state in LIVE]
+    if server.frozen != "all" and any(world.moves_on(d) for d in runs):
+        fenced = set(_act(world, "fence", server.name))
+        if len(fenced) > max(1, MANY * len(world.servers)) and not world.allow_many:
+            said = f"{len(fenced)} of {len(world.servers)} servers whose guests ran were powered off within 10 min"
+            world.violation("rule 6", f"{said}: {', '.join(sorted(fenced))}")
+    return quorum_before(world, *(d.entry.uid for d in runs))
+
+
+def standing_in(world: World, m: MachineEntry) -> None:
+    """A machine is made in place of another: where many of a cluster are replaced that are well, nobody looked."""
+    cluster = world.clusters.get(m.cluster)
+    if not m.replaces or cluster is None or cluster.allow_many or not world.up(m.replaces):
+        return
+    replaced = set(_act(world, f"replace/{cluster.key}", m.replaces))
+    size = sum(1 for known, _ in world.nodes.values() if known is cluster) if len(replaced) > 1 else 1
+    if len(replaced) > max(1, MANY * size):
+        said = f"{len(replaced)} of {size} machines of {cluster.key} that are well were replaced within 10 min"
+        world.violation("rule 6", said)
+
+
+def marking(world: World, m: MachineEntry) -> None:
+    """A node is marked as out of service: its pods start elsewhere, so its machine must not run."""
+    for domain in world.live.get(m.uid, ()):
+        if domain.kubelet:
+            said = f"node {m.name} was marked out of service while its machine runs on {domain.server}"
+            world.violation("rule 1", said)
+
+
+def draining(world: World, m: MachineEntry) -> None:
+    """A drain begins: it must be bounded (rule 7)."""
+    if not 0.0 <= m.drain_timeout <= LONGEST_DRAIN:
+        world.violation("rule 7", f"the drain of {m.name} may last {m.drain_timeout:.0f} s")
+
+
+def moved(world: World, source: SimServer, m: MachineEntry) -> None:
+    """A machine was moved: not twice in ten minutes, unless its server has to be emptied."""
+    times = _act(world, f"move/{m.uid}", source.name)
+    ill = source.maintenance or source.bmc.health in {"warning", "critical"} or bool(source.error)
+    if len(times) > 1 and not ill:
+        said = f"{m.name} was moved {len(times)} times within 10 min: from {', '.join(times)}"
+        world.violation("ping-pong", said)
+
+
+def journalled(world: World, known: bool, what: str) -> None:
+    """A step is handed out: it must be in the journal (rule 4)."""
+    if not known:
+        world.violation("rule 4", f"{what} was begun and is not in the journal")
+
+
+# --- what is left -------------------------------------------------------------------------------------------------
 
 
 def leftovers(world: World, cluster: ClusterKey = ClusterKey("")) -> list[str]:

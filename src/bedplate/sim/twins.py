@@ -16,10 +16,11 @@ from bedplate.model.ids import ClusterKey, Key, MachineUid, OperationId, ServerN
 from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.steps import BootstrapStep, Done, HypervisorStep, KubernetesStep, Step, StepResult, Ticket, Unknown
 from bedplate.ports import ClusterAccess, Duplex, GuestError, GuestFile, GuestOutput, Sink
-from bedplate.sim import views
+from bedplate.sim import react, views
 from bedplate.sim.drivers import perform
 from bedplate.sim.durations import Durations
-from bedplate.sim.world import Process, SimDomain, World
+from bedplate.sim.things import Process, SimDomain
+from bedplate.sim.world import World
 
 
 class TwinWorld:
@@ -71,7 +72,7 @@ class TwinWorld:
 
     def tell(self) -> None:
         """Deliver what changed."""
-        for k in self.world.take_dirty():
+        for k in react.settle(self.world):
             kind, *rest = k.split("/")
             view = views.view(self.world, k)
             on_cluster = kind in {"node", "cluster-view"}

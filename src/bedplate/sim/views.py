@@ -14,7 +14,9 @@ from bedplate.model.inventory import (
     RetainedDiskView,
     ServerView,
 )
-from bedplate.sim.world import SimCluster, SimDomain, SimRecord, SimServer, SimVolume, World
+from bedplate.sim import leases, power, workload
+from bedplate.sim.things import SimCluster, SimDomain, SimPool, SimRecord, SimServer, SimVolume
+from bedplate.sim.world import World
 
 Made = TypeVar("Made", SimDomain, SimVolume)
 
@@ -29,6 +31,12 @@ def view(world: World, k: Key) -> AnyView | None:
         return domain_view(world, world.servers[ServerName(rest[0])], MachineUid(rest[1]))
     if kind == "retained-disk-view":
         return retained_view(world, world.servers[ServerName(rest[0])], MachineUid(rest[1]))
+    if kind == "lease":
+        return leases.view(world, world.servers[ServerName(rest[0])], rest[1], world.servers[ServerName(rest[2])])
+    if kind == "bmc":
+        return power.bmc_view(world.servers[ServerName(rest[0])])
+    if kind == "load":
+        return world.loads.get(ServerName(rest[0]))
     cluster = world.clusters.get(ClusterKey(f"{rest[0]}/{rest[1]}"))
     if cluster is None:
         return None
@@ -41,15 +49,24 @@ def server_view(world: World, server: SimServer) -> ServerView:
         connected=server.connected,
         host_uuid=server.host_uuid,
         boot_id=f"boot-{server.name}-{server.boots}",
-        address=f"10.255.0.{1 + list(world.servers).index(server.name) % 250}",
+        address=f"10.255.{server.number // 250}.{1 + server.number % 250}",
         agent_version="sim",
         cpus=server.cpus,
         memory_mib=server.memory_mib,
         accelerator="kvm",
         bridges=server.bridges,
-        pools=tuple(p.view() for p in server.pools.values()),
-        error=server.error,
+        pools=tuple(p.view() for p in server.pools.values() if not _lost(server, p)),
+        error=server.error or _pool_error(server),
     )
+
+
+def _lost(server: SimServer, pool: SimPool) -> bool:
+    return pool.gone or (pool.shared and not server.storage)
+
+
+def _pool_error(server: SimServer) -> str:
+    """A pool that can't be read is no longer shown, and why is said."""
+    return "; ".join(f"disk pool {p.name}: I/O error" for p in server.pools.values() if _lost(server, p))
 
 
 def domain_view(world: World, server: SimServer, uid: MachineUid) -> DomainView:
@@ -58,6 +75,9 @@ def domain_view(world: World, server: SimServer, uid: MachineUid) -> DomainView:
     state: DomainState = "absent" if domain is None else domain.state
     if domain is not None and domain.state != "running" and record.boot < domain.defined_boot:
         state = "defined"
+    move = world.moves.get(uid) if domain is None else None
+    if move is not None and move.target == server.name:
+        state = "paused"  # libvirt's half of a guest that arrives
     return DomainView(
         server=server.name,
         uid=uid,
@@ -116,7 +136,8 @@ def node_view(world: World, cluster: SimCluster, name: str) -> NodeView:
         address=node.address,
         uid=f"node-{node.uid}",
         machine=node.uid,
-        pods=node.pods,
+        pods=workload.count(cluster, node),
+        out_of_service=node.out_of_service,
     )
 
 
@@ -125,7 +146,10 @@ def everything_on(world: World, server: SimServer) -> list[AnyView]:
     made = [*server.domains.items(), *server.volumes.items()]
     uids = sorted({uid for uid, thing in made if thing.store == world.store})
     views: list[AnyView] = [server_view(world, server), *(domain_view(world, server, uid) for uid in uids)]
-    return [*views, *(v for uid in sorted(server.retained) if (v := retained_view(world, server, uid)).present)]
+    views += (v for uid in sorted(server.retained) if (v := retained_view(world, server, uid)).present)
+    views += leases.told_by(world, server)
+    load = world.loads.get(server.name)
+    return views if load is None else [*views, load]
 
 
 def everything_in(world: World, cluster: SimCluster) -> list[AnyView]:

@@ -1,0 +1,162 @@
+"""Power: servers, feeds, racks and rooms that lose it and get it back; BMCs, their orders and their lies.
+
+A server has power while it is switched on and at least one of its feeds has (labels that begin with `power`), and so
+have its rack, its room and every other place that it is in. A BMC is as dead as the feeds of its server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from bedplate.model.inventory import BmcView
+from bedplate.model.steps import BmcStep, Done, Failed, PowerOff, StepResult, Ticket, Unknown
+from bedplate.sim import truth
+from bedplate.sim.durations import Durations
+from bedplate.sim.things import Process, SimServer
+from bedplate.sim.world import World
+
+Running = Generator[float, None, StepResult]
+
+FEED = "power"
+"""Labels that begin with it name a power feed; of several, one is enough."""
+BMC_TIMEOUT = 5.0
+"""Seconds after which a BMC that does not answer is given up for this time."""
+READ_AGAIN = 1.0
+"""Seconds between two reads: off is off only when read twice."""
+READ_TRIES = 3
+LOOK = 60.0
+"""Seconds between the looks of who follows a BMC; one that does not answer is looked at three times."""
+
+
+# --- losing and getting power -------------------------------------------------------------------------------------
+
+
+def supplied(world: World, server: SimServer) -> bool:
+    """True where power reaches the server."""
+    feeds = [v in world.dark for v in server.place.items() if v[0].startswith(FEED)]
+    places = any(v in world.dark for v in server.place.items() if not v[0].startswith(FEED))
+    return not places and not (feeds and all(feeds))
+
+
+def darken(world: World, label: str, value: str) -> list[SimServer]:
+    """Cut the power of a feed, rack, room or whatever the label names; give the servers that lost theirs."""
+    world.dark.add((label, value))
+    hit = [s for s in world.servers.values() if (label, value) in s.place.items() and not supplied(world, s)]
+    for server in hit:
+        server.bmc.fed = False
+        world.touch_bmc(server)
+    for server in hit:
+        world.cut_power(server, f"{label} {value} failed")
+    return hit
+
+
+def lighten(world: World, label: str, value: str, *, switch_on: bool = True) -> list[SimServer]:
+    """Give it back: BMCs are there at once, servers start where `switch_on` (their setting for power's return)."""
+    world.dark.discard((label, value))
+    back = [s for s in world.servers.values() if (label, value) in s.place.items() and supplied(world, s)]
+    for server in back:
+        server.bmc.fed = True
+        world.touch_bmc(server)
+        if switch_on:
+            on(world, server)
+    return back
+
+
+def on(world: World, server: SimServer) -> None:
+    """Switch a server on: after its boot its agent is there, and starts nothing by itself."""
+    if server.powered or not supplied(world, server):
+        return
+    world.say("world", f"{server.name} is switched on")
+    server.powered = True
+    server.boots += 1
+    world.touch_bmc(server)
+    world.spawn(_boot(world, server, server.boots))
+
+
+def _boot(world: World, server: SimServer, boot: int) -> Process:
+    yield world.durations.draw(world.durations.ranges.server_boot)
+    if server.boots != boot or not server.powered:
+        return
+    if server.broken:
+        world.say("world", f"{server.name} does not come up")
+        return
+    server.booted = server.agent = True
+    server.error = ""
+    for lease in server.leases.values():
+        lease.last = 0.0
+    world.touch_server(server)
+
+
+# --- BMCs ---------------------------------------------------------------------------------------------------------
+
+
+def bmc_view(server: SimServer) -> BmcView:
+    """What reading it gives now."""
+    bmc = server.bmc
+    if not answers(server):
+        error = f"the BMC of {server.name} does not answer"
+        return BmcView(server=server.name, reachable=False, health=bmc.health, problems=bmc.problems, error=error)
+    power = bmc.lies or ("on" if server.powered else "off")
+    return BmcView(server=server.name, reachable=True, power=power, health=bmc.health, problems=bmc.problems)
+
+
+def answers(server: SimServer) -> bool:
+    """True where the BMC can be reached."""
+    return server.bmc.reachable and server.bmc.fed
+
+
+def perform(world: World, durations: Durations, step: BmcStep, ticket: Ticket) -> Running:
+    """Give the running step. The twin of the Redfish driver: what counts is what is read back."""
+    server = world.servers.get(step.entry.server)
+    if server is None or step.entry.bmc is None:
+        said = f"server {step.entry.server} has no BMC declared; set spec.bmc"
+        if isinstance(step, PowerOff):
+            return Failed(reason="NoBmc", message=said, permanent=True)
+        return Done(views=(BmcView(server=step.entry.server, reachable=False, error=said),))
+    if isinstance(step, PowerOff):
+        return (yield from _power_off(world, durations, server, ticket))
+    sure = False
+    for _ in range(READ_TRIES):
+        yield server.bmc.seconds if answers(server) else BMC_TIMEOUT
+        view = bmc_view(server)
+        if view.power != "off" or sure:  # off is believed when it was read twice
+            break
+        sure = True
+        yield READ_AGAIN
+    return Done(views=(bmc_view(server),))
+
+
+def _power_off(world: World, durations: Durations, server: SimServer, ticket: Ticket) -> Running:
+    """Order it off and read until it was off twice in a row."""
+    end = world.now + ticket.deadline - BMC_TIMEOUT
+    ordered, seen_off = False, 0
+    while world.now < end:
+        reached = answers(server)
+        yield server.bmc.seconds if reached else BMC_TIMEOUT
+        if not (reached and answers(server)):
+            seen_off = 0
+            continue
+        view = bmc_view(server)
+        seen_off = seen_off + 1 if view.power == "off" else 0
+        if seen_off == 2:
+            return Done(views=(view,), message=f"{server.name} is off, as read back")
+        if view.power != "off" and not ordered:
+            ordered = True
+            if not server.bmc.deaf:
+                world.spawn(_goes_off(world, durations.draw(durations.ranges.power_off), server, server.boots))
+        yield READ_AGAIN
+    view = bmc_view(server)
+    if view.reachable:
+        return Failed(reason="PowerStillOn", message=f"{server.name} is still on: its BMC reads it as {view.power}")
+    if ordered:
+        return Unknown(message=f"whether {server.name} is off could not be read back: {view.error}")
+    return Failed(reason="BmcUnreachable", message=f"the BMC of {server.name} can't be asked: {view.error}")
+
+
+def _goes_off(world: World, seconds: float, server: SimServer, boot: int) -> Process:
+    yield seconds
+    if not server.powered or server.boots != boot:
+        return
+    at_risk = truth.fencing(world, server)
+    world.cut_power(server, "by its BMC")
+    truth.quorum_after(world, at_risk, f"powering {server.name} off")
