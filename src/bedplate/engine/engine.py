@@ -34,6 +34,7 @@ from bedplate.model.inventory import (
     BmcView,
     ClusterView,
     DomainView,
+    LoadView,
     NodeView,
     Observation,
     RetainedDiskView,
@@ -44,6 +45,7 @@ from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
 from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.planner import balance
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 
 FOREVER = float("inf")
@@ -78,6 +80,8 @@ class Engine:
         self._counter = 0
         self._timer = FOREVER
         self._following = Following()
+        self._loads_new = False
+        self._balanced_at = -FOREVER
         self._cache: PlanCache | None = None
         self.findings: tuple[Finding, ...] = ()
         self.waiting: dict[Key, WaitingOn] = {}
@@ -208,6 +212,8 @@ class Engine:
                     self._projection.touch(key("diskpool", pool.name))
             case BmcView():
                 self._projection.touch(key("server", view.server))
+            case LoadView() if self._spec.spec.fleet.balance.mode != "partial":
+                self._loads_new = True
             case NodeView() | ClusterView():
                 self._projection.touch(key("cluster", view.cluster))
             case _:
@@ -257,6 +263,10 @@ class Engine:
         self._publish()
         self._set_timer()
 
+    @property
+    def _balance_due(self) -> bool:
+        return self._loads_new and self._now >= self._balanced_at + balance.INTERVAL
+
     def _plan_input(self) -> PlanInput:
         return PlanInput(
             spec=self._spec.spec,
@@ -267,6 +277,7 @@ class Engine:
             now=self._now,
             seed=self._seed,
             cache=self._cache,
+            balance=self._balance_due,
         )
 
     def _plan(self) -> None:
@@ -277,6 +288,10 @@ class Engine:
             self._cache = PlanCache()
         inp = self._plan_input()
         result = plan(inp, None if self._changed is None else frozenset(self._changed))
+        if inp.balance:
+            self._loads_new, self._balanced_at = False, self._now
+        elif self._loads_new:
+            self._plan_at = self._balanced_at + balance.INTERVAL
         self._changed = set()
         self._next_time = max(result.next_time, self._now + self.policy.tick)
         for k, waiting in result.report.waiting.items():

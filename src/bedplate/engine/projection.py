@@ -18,6 +18,7 @@ from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import BedplateObject, Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Network, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.meta import Condition
@@ -26,6 +27,8 @@ from bedplate.model.spec import object_key
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
 
+_REPORTED = (Server, Network, DiskPool, Cluster, NodePool, VirtualMachine, FleetPolicy)
+"""Declared kinds that have a status."""
 FINALIZER = "bedplate.dev/cleanup"
 
 
@@ -55,7 +58,7 @@ class Projection:
             gone = self._shown.pop(k, None)
             if isinstance(gone, NodePool):
                 self._dirty.add(key("cluster", gone.metadata.namespace, gone.spec.cluster))
-        elif k not in self._shown or isinstance(obj, Server | Network | DiskPool | Cluster | NodePool | VirtualMachine):
+        elif k not in self._shown or isinstance(obj, _REPORTED):
             self._shown[k] = obj
         self._dirty.add(k)
 
@@ -115,6 +118,9 @@ class Projection:
             case "server":
                 obj = spec.servers.get(k)
                 new = None if obj is None else status.server(engine, spec.servers[k])
+            case "fleetpolicy":
+                obj = spec.fleet_policies.get(k)
+                new = None if obj is None else status.fleet_policy(engine, spec.fleet_policies[k])
             case "network":
                 obj = spec.networks.get(k)
                 new = None if obj is None else status.network(engine, spec.networks[k])

@@ -10,6 +10,7 @@ from bedplate.engine.diff import is_node_of
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, ServerName, cluster_key, key
 from bedplate.model.inventory import DomainView, ServerView
+from bedplate.model.kinds.base import Status
 from bedplate.model.kinds.cluster import (
     Cluster,
     ClusterStatus,
@@ -20,6 +21,7 @@ from bedplate.model.kinds.cluster import (
     NodePoolStatus,
 )
 from bedplate.model.kinds.control import RetainedDisk, RetainedDiskSpec
+from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import (
     DiskPool,
     DiskPoolStatus,
@@ -33,6 +35,7 @@ from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine, Vi
 from bedplate.model.lifecycle import Phase, phase_of
 from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.model.quantity import format_mib, rough_mib
+from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
 from bedplate.model.whereabouts import domain_of
 
@@ -356,6 +359,21 @@ def server(engine: Engine, s: Server) -> ServerStatus:
         ),
         bridges=view.bridges,
     )
+
+
+def fleet_policy(engine: Engine, f: FleetPolicy) -> Status:
+    """Whether the load is even, and which moves would make it so."""
+    waiting = engine.waiting.get(object_key(f))
+    even = waiting is None or waiting.reason is Waiting.BALANCED
+    condition = Condition(
+        type="Balanced",
+        status="True" if even else "False",
+        reason=waiting.reason.value if waiting is not None else "NotLookedAt",
+        message=waiting.sentence if waiting is not None else "",
+        observed_generation=f.metadata.generation,
+    )
+    phase = "Paused" if f.spec.paused else "Active"
+    return Status(observed_generation=f.metadata.generation, phase=phase, conditions=(condition,))
 
 
 def network(engine: Engine, n: Network) -> NetworkStatus:

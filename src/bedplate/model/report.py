@@ -66,6 +66,8 @@ class Waiting(StrEnum):
     MIGRATION = "Migrating"
     NOT_MOVABLE = "NotMovable"
     MAINTENANCE = "Maintenance"
+    RECOMMENDED = "MovesRecommended"
+    BALANCED = "Balanced"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,8 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     seed: int = 0
     cache: PlanCache | None = None
+    balance: bool = False
+    """Look at the load too: asked for now and then, not with every change."""
 
 
 class Planning:
@@ -249,7 +251,7 @@ class Planning:
 
     def _keys_of(self, unit: Unit) -> list[Key]:
         kind, _, rest = unit.partition("/")
-        if kind == "fleet":
+        if kind in {"fleet", "balance"}:
             return []  # it speaks of machines and servers only
         if kind == "cluster":
             pools = sorted(self.index.pools_of.get(rest, ()))  # type: ignore[call-overload]

@@ -15,6 +15,7 @@ from bedplate.model.blueprint import Delta
 from bedplate.model.ids import Key, MachineUid, ServerName, key
 from bedplate.model.report import Report
 from bedplate.planner import (
+    balance,
     clusters,
     control_plane,
     deletion,
@@ -69,6 +70,8 @@ def plan(inp: PlanInput, changed: Set[Key] | None = None) -> PlanResult:
         p = Planning(inp, index, fresh=False)
     if inp.cache is not None:
         inp.cache.index = index
+    if inp.balance:
+        units.add(balance.UNIT)
     for _ in range(_ROUNDS):
         if not units:
             break
@@ -116,6 +119,8 @@ def _let_go(p: Planning, unit: Unit) -> None:
             servers.judge(p, unit)
         case "fleet":
             rescue.rescue(p)
+        case "balance":
+            pass
         case "retained-disk":
             retained_disks.advance(p, unit)
         case _:
@@ -133,6 +138,8 @@ def _grow(p: Planning, unit: Unit) -> None:
             virtual_machines.grow(p, unit)
         case "fleet":
             maintain.maintain(p)
+        case "balance":
+            balance.balance(p)
         case _:
             pass
 

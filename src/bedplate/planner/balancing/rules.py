@@ -14,15 +14,23 @@ from numpy.typing import NDArray
 from bedplate.planner.balancing.problem import BalanceServer, PlacementGroup, domain_of
 
 
+class Domains:
+    """The failure domains of one label, by number: which one each server is in."""
+
+    def __init__(self, over: str, servers: Sequence[BalanceServer]) -> None:
+        labels = [domain_of(s, over) for s in servers]
+        numbers = {label: n for n, label in enumerate(sorted(set(labels)))}
+        self.of = np.array([numbers[label] for label in labels], dtype=np.int64)
+        self.number = len(numbers)
+
+
 class Rule:
     """One group: how many of its members each failure domain has."""
 
-    def __init__(self, group: PlacementGroup, servers: Sequence[BalanceServer]) -> None:
+    def __init__(self, group: PlacementGroup, domains: Domains) -> None:
         self.group = group
-        labels = [domain_of(s, group.over) for s in servers]
-        names = {label: n for n, label in enumerate(sorted(set(labels)))}
-        self.domain = np.array([names[label] for label in labels], dtype=np.int64)
-        self.count = np.zeros(len(names), dtype=np.int64)
+        self.domain = domains.of
+        self.count = np.zeros(domains.number, dtype=np.int64)
 
     def allows(self, server: int) -> NDArray[np.bool_]:
         """By server: a member that now is on `server` may go there."""
@@ -42,6 +50,11 @@ class Rule:
             breach = (others == 0) & others.any()
         by_server = breach[self.domain].astype(np.int64)
         return by_server[server] - by_server
+
+    def broken_at(self, server: int) -> bool:
+        """A member that leaves the server may end a breach."""
+        there = self.count[self.domain[server]]
+        return bool(there > self.group.most) if self.group.kind == "anti-affinity" else bool(there == 1)
 
     def _others(self, server: int) -> NDArray[np.int64]:
         others = self.count.copy()
@@ -66,7 +79,8 @@ class Rules:
     def __init__(
         self, groups: Sequence[PlacementGroup], servers: Sequence[BalanceServer], members: Sequence[Sequence[str]]
     ) -> None:
-        by_name = {g.name: Rule(g, servers) for g in sorted(groups, key=lambda g: g.name)}
+        domains = {over: Domains(over, servers) for over in {g.over for g in groups}}
+        by_name = {g.name: Rule(g, domains[g.over]) for g in sorted(groups, key=lambda g: g.name)}
         self.all = tuple(by_name.values())
         self._of = [tuple(by_name[g] for g in sorted(set(names)) if g in by_name) for names in members]
         self._should = [tuple(r for r in rules if r.group.strength == "should") for rules in self._of]
@@ -79,6 +93,10 @@ class Rules:
     def wished(self, machine: int) -> bool:
         """True where a `should` concerns the machine."""
         return bool(self._should[machine])
+
+    def wish_broken(self, machine: int, server: int) -> bool:
+        """The machine, now on `server`, is where some `should` does not want it."""
+        return any(rule.broken_at(server) for rule in self._should[machine])
 
     def allows(self, machine: int, server: int) -> NDArray[np.bool_]:
         """By server: the machine, now on `server`, may go there for all that must be."""

@@ -56,7 +56,9 @@ class Unevenness:
         cores = total[0] if total[0] > 0.0 else float(len(servers))
         self._scale = np.divide(cores * weights, total, out=np.zeros_like(total), where=total > 0.0)
         self._whole = cores * weights.sum()
-        self._capacity, self._mean = capacity, mean
+        self._capacity = capacity
+        self.mean = mean
+        """By resource: utilisation of the whole fleet."""
         self.per = per
         """By server and resource: 1 / capacity; 0 where it was not measured."""
         self.use = np.where(measured, load * per, mean)
@@ -66,11 +68,11 @@ class Unevenness:
 
     def waiting(self) -> float:
         """E: cores' worth of work that waits because of unevenness."""
-        return float((self._scale * self._capacity * (self.use - self._mean) ** 2).sum())
+        return float((self._scale * self._capacity * (self.use - self.mean) ** 2).sum())
 
     def unevenness(self) -> float:
         """Weighted standard deviation of utilisation, in parts of one."""
-        return (self.waiting() / self._whole) ** 0.5 if self._whole > 0.0 else 0.0
+        return float((self.waiting() / self._whole) ** 0.5) if self._whole > 0.0 else 0.0
 
     def gains(self, source: int, demand: Floats, targets: NDArray[np.int64]) -> Floats:
         """Cores gained by moving demand from the source, `demand[machine, target, resource]` or broadcast to it."""

@@ -52,6 +52,10 @@ class Score(Protocol):
 class Gates(Protocol):
     """What search asks before it takes a move."""
 
+    def quiet(self, source: int) -> Stays | None:
+        """Why no load moves away from that server, whatever the machine; None where it may."""
+        ...
+
     def gates(self, source: int, machines: Sequence[int], gains: Floats, relief: Floats) -> list[tuple[Stays, Bools]]:
         """By machine and server: each reason not to, and who passes it."""
         ...
@@ -149,6 +153,10 @@ class Search:
     def _best_from(self, source: int) -> Step | None:
         """The best move away from that server; None: none is worth it, and `stays` says why."""
         machines = self.movable(source)
+        quiet = self.worth.quiet(source)
+        if quiet is not None:
+            self.stays.update(dict.fromkeys(machines, quiet))
+            machines = [m for m in machines if self.placement.rules.wish_broken(m, source)]
         if not machines:
             return None
         relief = self._relief(source, machines)

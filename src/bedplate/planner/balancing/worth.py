@@ -48,6 +48,14 @@ class Worth:
         ]
         self._work = np.array([c.core_seconds for c in self.costs], dtype=np.float64)
 
+    def quiet(self, source: int) -> Stays | None:
+        """Why no load moves away from that server; None where it may."""
+        if (self._score.use[source] - self._score.use.min(axis=0) > LEAST_DIFFERENCE).any() and self.differs(
+            source
+        ).any():
+            return None
+        return Stays.NOISE if (self._score.use[source] > self._score.mean).any() else Stays.WELL_PLACED
+
     def differs(self, source: int) -> Bools:
         """By server: it is less used than the source in some resource, beyond the noise."""
         gap = self._score.use[source] - self._score.use
