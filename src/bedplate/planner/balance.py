@@ -113,7 +113,7 @@ def _server(p: Planning, s: ServerState, load: LoadView, held_mib: int, held_cpu
         vcpus=s.cpu_capacity,
         vcpus_held=held_cpu,
         domains=s.domains,
-        unschedulable=s.unschedulable or s.in_maintenance(p.now) or not s.hypervisor,
+        unschedulable=s.unschedulable or bool(s.emptied_because(p.now) or s.failing) or not s.hypervisor,
     )
 
 

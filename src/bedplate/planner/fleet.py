@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping
 from bedplate.model import quantity
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Key, ServerName
-from bedplate.model.inventory import Observation, PoolView, ServerView
+from bedplate.model.inventory import BmcView, Observation, PoolView, ServerView
 from bedplate.model.kinds.infrastructure import DiskPool, Server, server_labels
 from bedplate.model.times import seconds_of
 from bedplate.model.whereabouts import servers_of
@@ -32,6 +32,7 @@ class ServerState:
         "cpu_used",
         "disk_used",
         "domains",
+        "failing",
         "good_until",
         "hypervisor",
         "labels",
@@ -55,9 +56,11 @@ class ServerState:
         """Live migrations from or to it that are planned or under way."""
         self.disk_used: Counter[str] = Counter()
         self.signature: object = None
-        self.update(None, None)
+        self.update(None, None, None)
 
-    def update(self, server: Server | None, seen: Observation[ServerView] | None) -> bool:
+    def update(
+        self, server: Server | None, seen: Observation[ServerView] | None, bmc: Observation[BmcView] | None
+    ) -> bool:
         """Take over what is declared and observed; True where more than free space changed."""
         view = seen.value if seen is not None else None
         self.connected = view is not None and view.connected and not view.error
@@ -68,12 +71,14 @@ class ServerState:
         self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
         self.unschedulable = server is not None and server.spec.unschedulable
         self.maintenance_until = _maintenance_until(server)
+        self.failing = bmc.value.health if bmc is not None and bmc.value.health in {"warning", "critical"} else ""
+        """What its BMC says of its hardware, where that is not well: `warning` or `critical`."""
         self.domains: Mapping[str, str] = server.spec.failure_domain if server is not None else {}
         self.labels: Mapping[str, str] = server_labels(server) if server is not None else {}
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
             (self.hypervisor, self.unschedulable, self.maintenance_until, self.connected),
-            (self.bridges, self.cpu_capacity),
+            (self.bridges, self.cpu_capacity, self.failing),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
             (view is not None and view.connected, self.good_until),
         )
@@ -82,8 +87,14 @@ class ServerState:
         return changed
 
     def in_maintenance(self, now: float) -> bool:
-        """True while the server is to be empty."""
+        """True while a person wants the server empty."""
         return now < self.maintenance_until
+
+    def emptied_because(self, now: float) -> str:
+        """Why the server is to be empty, as the end of a sentence; empty where it is not."""
+        if self.in_maintenance(now):
+            return "is in maintenance"
+        return "has failing hardware" if self.failing == "critical" else ""
 
     @property
     def share(self) -> float:
@@ -179,9 +190,15 @@ class Fleet:
             found = self.servers[name] = ServerState(name, self._seed)
         return found
 
-    def refresh(self, name: ServerName, server: Server | None, seen: Observation[ServerView] | None) -> bool:
+    def refresh(
+        self,
+        name: ServerName,
+        server: Server | None,
+        seen: Observation[ServerView] | None,
+        bmc: Observation[BmcView] | None,
+    ) -> bool:
         """Take a server's news in; True where more than free space changed."""
-        changed = self.server(name).update(server, seen)
+        changed = self.server(name).update(server, seen, bmc)
         if changed:
             self._orders.clear()
         return changed

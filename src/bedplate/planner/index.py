@@ -159,7 +159,7 @@ class Index:
     def refresh_server(self, spec: Spec, inventory: Inventory, name: ServerName) -> bool:
         """Take a server's news in; True where more than free space changed, or where its view may have run out."""
         seen = inventory.server(name)
-        changed = self.fleet.refresh(name, spec.servers.get(key("server", name)), seen)
+        changed = self.fleet.refresh(name, spec.servers.get(key("server", name)), seen, inventory.bmc(name))
         return changed or (seen is not None and seen.good_until != float("inf"))
 
     def refresh_pool(self, spec: Spec, k: Key) -> set[Unit]:
@@ -196,8 +196,8 @@ class Index:
 
     @property
     def fleet_work(self) -> bool:
-        """True where anything is to be decided over all servers: one is lost or in maintenance."""
-        return bool(self._servers) or any(s.maintenance_until > 0.0 for s in self.fleet.servers.values())
+        """True where anything is to be decided over all servers: one is lost, failing or in maintenance."""
+        return bool(self._servers) or any(s.maintenance_until > 0.0 or s.failing for s in self.fleet.servers.values())
 
     def units_on(self, server: ServerName) -> Iterable[Unit]:
         """Units that have machines or retained disks on the server."""

@@ -1,6 +1,6 @@
-"""Servers in maintenance are emptied: live where that can be, one after the other; the rest says why it stays.
+"""Servers in maintenance, and servers whose hardware is failing, are emptied: live where that can be, in turns.
 
-Nodes on local disks are rolled out by their pools and control planes, which ask `emptying`.
+What can't go says why. Nodes on local disks are rolled out by their pools and control planes, which ask `emptying`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,30 @@ from bedplate.model.ids import ServerName, key
 from bedplate.model.report import Waiting
 from bedplate.planner import moves, placement, relocation
 from bedplate.planner.context import Planning
+from bedplate.planner.servers import MANY
 
 
 def emptying(p: Planning, m: MachineEntry) -> str:
     """Why this machine can't stay where it is though it is well, and can't move live; empty: it may stay, or moves."""
-    if p.index.fleet.is_shared(m.disk_pool) or not p.index.fleet.server(m.server).in_maintenance(p.now):
+    why = p.index.fleet.server(m.server).emptied_because(p.now)
+    if not why or p.index.fleet.is_shared(m.disk_pool) or p.paused(p.spec.servers.get(key("server", m.server))):
         return ""
-    if p.paused(p.spec.servers.get(key("server", m.server))):
-        return ""
-    return f"server {m.server} is in maintenance and its disk is local to it"
+    return f"server {m.server} {why} and its disk is local to it"
 
 
 def maintain(p: Planning) -> None:
     """Move what can move away from each server in maintenance, within the bounds."""
-    servers = [s for s in p.index.fleet.servers.values() if s.maintenance_until > 0.0]
+    servers = [s for s in p.index.fleet.servers.values() if s.maintenance_until > 0.0 or s.failing]
+    critical = [s for s in servers if s.failing == "critical" and not s.in_maintenance(p.now)]
+    hypervisors = sum(1 for s in p.index.fleet.servers.values() if s.hypervisor)
+    many = len(critical) > max(1, MANY * hypervisors)
     for s in sorted(servers, key=lambda s: s.name):
         if s.maintenance_until != float("inf"):
             p.at(s.maintenance_until)
-        if s.in_maintenance(p.now):
+        if many and s in critical:
+            said = f"{len(critical)} of {hypervisors} servers say that their hardware fails, which may not be so"
+            p.wait(key("server", s.name), Waiting.ACCEPTANCE, f"{said}: it is not emptied by itself; use maintenance")
+        elif s.emptied_because(p.now):
             _empty(p, s.name)
 
 
@@ -57,7 +63,8 @@ def _move(p: Planning, m: MachineEntry) -> str:
     if not p.index.fleet.is_shared(m.disk_pool):
         if m.is_node:
             return "are replaced by their owners, since their disks are local"
-        p.wait(m.key, Waiting.NOT_MOVABLE, f"its disk is local to {m.server}, which is in maintenance: shut it down")
+        why = p.index.fleet.server(m.server).emptied_because(p.now)
+        p.wait(m.key, Waiting.NOT_MOVABLE, f"its disk is local to {m.server}, which {why}: shut it down")
         return "have local disks and stay: shut them down, or delete them"
     if not p.usable(m.server) or p.busy(m.key):
         return "wait for a step on them to end"
@@ -74,5 +81,5 @@ def _move(p: Planning, m: MachineEntry) -> str:
     if place is None:
         placement.wait_for_room(p, m.key, relocation.request(p, m), f"{m.name} can't leave {m.server}")
         return "find no room elsewhere"
-    moves.begin(p, m, place.server, f"server {m.server} is in maintenance")
+    moves.begin(p, m, place.server, f"server {m.server} {p.index.fleet.server(m.server).emptied_because(p.now)}")
     return ""

@@ -135,6 +135,8 @@ def _not_now(fleet: Fleet, s: ServerState, r: Request, now: float) -> Rejection 
         return Rejection.NOT_CONNECTED
     if s.in_maintenance(now):
         return Rejection.MAINTENANCE
+    if s.failing:
+        return Rejection.UNHEALTHY
     if s.name in r.avoid:
         return Rejection.BUSY
     if r.server_limit is not None and r.on_servers[s.name] >= r.server_limit:

@@ -162,13 +162,13 @@ def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | No
 
 def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) -> set[Unit]:
     match kind:
-        case "server":
-            name = ServerName(rest)
+        case "server" | "bmc":
+            name, k = ServerName(rest), key("server", rest)
             mine = {k} if index.by_server.get(name) or k in index.entries else set[Unit]()
             if not index.refresh_server(inp.spec, inp.inventory, name):
                 return mine | index.waiters  # only free space is new, which nobody asks for who is placed
             return {*mine, *index.units_on(name), *index.waiters, FLEET}
-        case "bmc" | "lease":
+        case "lease":
             return _known(inp, index, key("server", rest.split("/")[0]))
         case "load":
             return set()

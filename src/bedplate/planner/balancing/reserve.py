@@ -9,8 +9,9 @@ Two bounds decide most questions without placing anything:
   machine; losing a server loses its slots and brings its machines. If the k servers that lose and bring most leave
   enough, all others do. Slots on as many servers as a group may bar are not counted.
 
-Between the two, first-fit-decreasing (at most 11/9 of the best packing and 6/9 more: Dosa, 2007) places the machines of
-the worst sets for real, with every rule. Largest means: most memory in use; most memory; most slots and machines.
+Between the two, best-fit-decreasing (at most 11/9 of the best packing and 4 more: Johnson et al., SIAM J. Comput. 3, 1974)
+places the machines of the worst sets for real, with every rule. Worst are the servers with the most memory in use, with
+the most memory, and with the most slots and machines. Where it errs, it keeps too much free.
 """
 
 from __future__ import annotations
@@ -199,22 +200,20 @@ class Reserve:
     def _worst(self, scope: _Scope) -> Shortage | None:
         hosts = scope.hosts
         k = min(self._keep.servers, len(hosts))
-        if k == 0 or self._surely(scope, k):
+        memory, vcpus = scope.largest
+        slots = [h.slots(memory, vcpus) for h in hosts]
+        weigh = [slot + len(h.machines) for slot, h in zip(slots, hosts, strict=True)]
+        if k == 0 or self._surely(scope, slots, sum(nlargest(k, weigh))):
             return None
-        sets = {
-            tuple(sorted(h.facts.name for h in nlargest(k, hosts, key=lambda h: (by(h), -h.index))))
-            for by in (_in_use, _lost, _brought)
-        }
-        found = [s for names in sorted(sets) if (s := self._try([self._hosts[n] for n in names], hosts)) is not None]
+        weights = ([h.used for h in hosts], [h.used + h.room for h in hosts], weigh)
+        sets = {tuple(sorted(nlargest(k, range(len(hosts)), key=by.__getitem__))) for by in weights}
+        found = [s for chosen in sorted(sets) if (s := self._try([hosts[n] for n in chosen], hosts)) is not None]
         return max(found, key=lambda s: (s.missing_mib, s.failed), default=None)
 
-    def _surely(self, scope: _Scope, k: int) -> bool:
-        """Any k of the servers may fail: counting in slots of the largest machine is enough."""
+    def _surely(self, scope: _Scope, slots: list[int], lost: int) -> bool:
+        """Any of the servers may fail: counting in slots of the largest machine is enough."""
         if scope.bound or any(g.kind == "affinity" for g in self._groups.values()):
             return False
-        memory, vcpus = scope.largest
-        slots = [h.slots(memory, vcpus) for h in scope.hosts]
-        lost = sum(nlargest(k, (s + len(h.machines) for s, h in zip(slots, scope.hosts, strict=True))))
         return lost + self._barred(scope, slots) <= sum(slots)
 
     def _barred(self, scope: _Scope, slots: list[int]) -> int:
@@ -236,37 +235,41 @@ class Reserve:
 
     def _try(self, failed: list[_Host], hosts: list[_Host]) -> Shortage | None:
         """Place the machines of those servers on the others, largest first; what does not fit is the shortage."""
-        names = tuple(h.facts.name for h in failed)
         survivors = [h for h in hosts if h not in failed and not h.facts.unschedulable]
         machines = sorted((m for h in failed for m in h.machines.values()), key=lambda m: (-m.memory_mib, m.uid))
         machines = [m for m in machines if not survivors or any(may_run(m, h.facts) for h in survivors)]
-        gap = sum(m.memory_mib for m in machines) - sum(h.room for h in survivors)
-        if gap > 0:
-            return Shortage(failed=names, homeless=tuple(m.uid for m in _fewest(machines, gap)), missing_mib=gap)
+        missing = sum(m.memory_mib for m in machines) - sum(h.room for h in survivors)
+        homeless = _fewest(machines, missing) if missing > 0 else self._homeless(machines, survivors)
+        if not homeless:
+            return None
+        return Shortage(
+            failed=tuple(h.facts.name for h in failed),
+            homeless=tuple(m.uid for m in homeless),
+            missing_mib=missing if missing > 0 else sum(m.memory_mib for m in homeless),
+        )
+
+    def _homeless(self, machines: list[BalanceMachine], survivors: list[_Host]) -> list[BalanceMachine]:
+        """Machines that find no place: each in turn gets the fullest server that takes it. All is put back after."""
         for m in machines:
             self._put(m, self._where[m.uid], -1)
-        order = sorted((h.memory_free, h.index) for h in survivors)
-        by_index = {h.index: h for h in survivors}
+        order = sorted((h.memory_free, n) for n, h in enumerate(survivors))
         placed: list[tuple[BalanceMachine, _Host]] = []
         homeless: list[BalanceMachine] = []
         for m in machines:
-            at = next((at for at in range(bisect_left(order, (m.memory_mib, -1)), len(order))
-                       if self._takes(by_index[order[at][1]], m)), None)  # fmt: skip
+            first = bisect_left(order, (m.memory_mib, -1))
+            at = next((at for at in range(first, len(order)) if self._takes(survivors[order[at][1]], m)), None)
             if at is None:
                 homeless.append(m)
                 continue
-            host = by_index[order.pop(at)[1]]
-            self._put(m, host, 1)
-            insort(order, (host.memory_free, host.index))
-            placed.append((m, host))
+            _, n = order.pop(at)
+            self._put(m, survivors[n], 1)
+            insort(order, (survivors[n].memory_free, n))
+            placed.append((m, survivors[n]))
         for m, host in placed:
             self._put(m, host, -1)
         for m in machines:
             self._put(m, self._where[m.uid], 1)
-        if not homeless:
-            return None
-        missing = sum(m.memory_mib for m in homeless)
-        return Shortage(failed=names, homeless=tuple(m.uid for m in homeless), missing_mib=missing)
+        return homeless
 
     def _takes(self, host: _Host, m: BalanceMachine) -> bool:
         if m.memory_mib > host.memory_free or m.vcpus > host.vcpus_free or not may_run(m, host.facts):
@@ -279,18 +282,6 @@ class Reserve:
         if group.kind == "anti-affinity":
             return there < group.most
         return there > 0 or not any(counts.values())
-
-
-def _in_use(h: _Host) -> float:
-    return h.used
-
-
-def _lost(h: _Host) -> float:
-    return h.used + h.room
-
-
-def _brought(h: _Host) -> float:
-    return len(h.machines)
 
 
 def _fewest(machines: Iterable[BalanceMachine], gap: int) -> list[BalanceMachine]:
