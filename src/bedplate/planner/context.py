@@ -21,6 +21,8 @@ from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
 from bedplate.model.whereabouts import domain_of
 from bedplate.planner import identity
+from bedplate.planner.balancing.problem import BalanceMachine
+from bedplate.planner.balancing.reserve import Reserve
 from bedplate.planner.index import FLEET, Index, Unit
 
 FOREVER = float("inf")
@@ -65,6 +67,8 @@ class Planning:
         self.freed = False
         self.given_up: dict[Key, list[MachineUid]] = {}
         """By owner: machines given up after failures in this planning, for those that replace them."""
+        self.reserve: Reserve | None = None
+        """The fleet as its reserve sees it; made when it is first asked for."""
         self.unheard: tuple[int, int] | None = None
         """Hypervisors not heard of, and all; counted when it is first asked for."""
         self._inp = inp
@@ -106,18 +110,28 @@ class Planning:
         self.index.put(entry)
         self._note(entry.key, action, sentence)
         if isinstance(entry, MachineEntry):
+            self._follow_reserve(entry, new=action == "create")
             self.round_changed.add(self.index.unit_of(entry))  # what is decided over the fleet concerns its owner
         return entry
+
+    def _follow_reserve(self, entry: MachineEntry, *, new: bool) -> None:
+        """Keep the reserve's book in step: what is new is added, after anything else it is made anew."""
+        if self.reserve is not None and not (new and self.reserve.knows(entry.server)):
+            self.reserve = None
+        elif self.reserve is not None:
+            self.reserve.add(as_machine(entry), entry.server)
 
     def drop(self, k: Key, sentence: str) -> None:
         """Take an entry out and say why."""
         self.index.drop(k)
+        self.reserve = None
         self.freed = True
         self._note(k, "remove", sentence)
 
     def undo(self, k: Key) -> None:
         """Take an entry out that this planning made and does not want after all."""
         self.index.drop(k)
+        self.reserve = None
         self._changes = [c for c in self._changes if c.key != k]
 
     def _note(self, k: Key, action: str, sentence: str) -> None:
@@ -257,6 +271,11 @@ class Planning:
             pools = sorted(self.index.pools_of.get(rest, ()))  # type: ignore[call-overload]
             return [unit, *pools, *self.index.by_cluster.get(rest, {})]  # type: ignore[call-overload]
         return [unit, *self.index.by_owner.get(unit, {})]
+
+
+def as_machine(m: MachineEntry) -> BalanceMachine:
+    """The machine as the reserve counts it."""
+    return BalanceMachine(uid=m.uid, server=m.server, memory_mib=m.memory_mib, vcpus=float(m.cpu))
 
 
 _NEVER = Attempt()

@@ -10,7 +10,7 @@ import msgspec
 from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry
 from bedplate.model.ids import Key, MachineUid
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, maintain, placement, versions
+from bedplate.planner import clusters, machines, maintain, placement, spare, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -258,12 +258,9 @@ def _place_all(p: Planning, mold: Mold, count: int, beside: list[MachineEntry], 
     made: list[MachineEntry] = []
     for i in range(count):
         r = machines.request(mold, on_servers, in_domains, limit, -(-total // domains) if domains else None)
-        place = placement.choose(p, r)
-        m = None
-        if place is None:
-            placement.wait_for_room(p, mold.owner, r, f"{count - i} of {total} control-plane machines are not placed")
-        else:
-            m = machines.create(p, mold, place, why)
+        what = f"{count - i} of {total} control-plane machines are not placed"
+        place = spare.place(p, mold.owner, r, what, replaces=bool(beside))
+        m = machines.create(p, mold, place, why) if place is not None else None
         if m is None:
             for entry in made:
                 p.undo(entry.key)

@@ -12,7 +12,7 @@ from bedplate.model.ids import Key
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
-from bedplate.planner import control_plane, machines, maintain, placement, rollout, versions
+from bedplate.planner import control_plane, machines, maintain, rollout, spare, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -112,12 +112,12 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
     why = f"pool {pool.metadata.name} is to have {pool.spec.replicas} machines"
     if old:
         why = f"pool {pool.metadata.name} is rolled out: {next(iter(old.values()))}"
+    replaces = any(m.owner == owner and m.desired != "run" for m in s.machines)
     for i in range(missing):
         r = machines.request(mold, on_servers, in_domains)
-        place = placement.choose(p, r)
+        what = f"{missing - i} of {pool.spec.replicas} machines are not placed"
+        place = spare.place(p, owner, r, what, replaces=bool(old) or replaces)
         if place is None:
-            left = missing - i
-            placement.wait_for_room(p, owner, r, f"{left} of {pool.spec.replicas} machines are not placed")
             return
         m = machines.create(p, mold, place, why)
         if m is None:

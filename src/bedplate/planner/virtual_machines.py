@@ -12,7 +12,7 @@ from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, moves, placement, recover
+from bedplate.planner import clusters, machines, moves, recover, spare
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import parse_mib
@@ -131,9 +131,9 @@ def grow(p: Planning, unit: Key) -> None:
         return
     mold = _mold(unit, v, image, network)
     r = machines.request(mold, Counter(), Counter())
-    place = placement.choose(p, r)
+    replaces = bool(p.index.by_owner.get(unit))
+    place = spare.place(p, unit, r, f"VirtualMachine {v.metadata.name} is not placed", replaces=replaces)
     if place is None:
-        placement.wait_for_room(p, unit, r, f"VirtualMachine {v.metadata.name} is not placed")
         return
     m = machines.create(p, mold, place, "its VirtualMachine is declared", v.spec.address)
     desired = _DESIRED[v.spec.run_strategy]

@@ -9,9 +9,9 @@ Two bounds decide most questions without placing anything:
   machine; losing a server loses its slots and brings its machines. If the k servers that lose and bring most leave
   enough, all others do. Slots on as many servers as a group may bar are not counted.
 
-Between the two, best-fit-decreasing (at most 11/9 of the best packing and 4 more: Johnson et al., SIAM J. Comput. 3, 1974)
-places the machines of the worst sets for real, with every rule. Worst are the servers with the most memory in use, with
-the most memory, and with the most slots and machines. Where it errs, it keeps too much free.
+Between the two, best-fit-decreasing places the machines of the worst sets for real, with every rule (on equal servers it
+takes at most 11/9 of what the best packing takes, and 4 more: Johnson et al., SIAM J. Comput. 3, 1974). Worst are the
+servers with the most memory in use, with the most memory, and with the most slots and machines.
 """
 
 from __future__ import annotations
@@ -162,6 +162,10 @@ class Reserve:
                 self._counts[group][domain_of(host.facts, self._groups[group].over)] += sign
 
     # --- questions ---
+
+    def knows(self, server: ServerName) -> bool:
+        """True where the server takes part."""
+        return server in self._hosts
 
     def shortages(self) -> tuple[Shortage, ...]:
         """For each domain (or the fleet) that would not hold its failures: which, and what would be homeless."""
