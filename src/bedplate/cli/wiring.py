@@ -48,16 +48,15 @@ def lab_up(hypervisors: int | None = None, progress: Progress = _quiet) -> LabSt
     controller.ensure(progress, emulated=_emulated(), proxy_url=status.socks_url)
     lab.relay(controller.agents_port, controller.agents_port)
     client = Client(controller.context())
-    _declare(client, status)
+    _declare(client, status, lab.bmc_login())
     for one in status.hypervisors:
         progress(one.name, "enrolling its agent")
         enrol_file = Path(status.folder) / f"enrol-{one.name}.json"
         address = f"{status.network.gateway}:{controller.agents_port}"
         answer = client.request("POST", f"{ROOT}/servers/{one.name}/enrol", {"controller": address})
         _write_private(enrol_file, json.dumps(answer))
-        lab.spawn_agent(
-            one.name, [*_program(), "agent", "--enrol-file", str(enrol_file)], env={"PYTHONUNBUFFERED": "1"}
-        )
+        agent = [*_program(), "agent", "--enrol-file", str(enrol_file), "--watchdog", "/dev/watchdog"]
+        lab.spawn_agent(one.name, agent, env={"PYTHONUNBUFFERED": "1"})
     register_images(client, progress)
     _wait_for_agents(client, [h.name for h in status.hypervisors], progress)
     return lab.status()
@@ -197,7 +196,10 @@ class LabController:
 # --- what a lab declares ---
 
 
-def _declare(client: Client, status: LabStatus) -> None:
+BMC_SECRET = "lab-bmc"
+
+
+def _declare(client: Client, status: LabStatus, login: tuple[str, str]) -> None:
     network = status.network
     first, last = network.machine_range.split("-")
     vip_first, vip_last = network.vip_range.split("-")
@@ -218,9 +220,23 @@ def _declare(client: Client, status: LabStatus) -> None:
         ),
         _object("DiskPool", "shared", {"type": "shared", "path": f"{pools}/shared"}),
         _object("DiskPool", "local", {"type": "local", "path": f"{pools}/local"}),
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": BMC_SECRET, "namespace": "default"},
+            "stringData": {"username": login[0], "password": login[1]},
+        },
     ]
     items += [
-        _object("Server", h.name, {"role": "hypervisor", "failureDomain": {"rack": f"rack-{h.name}"}})
+        _object(
+            "Server",
+            h.name,
+            {
+                "role": "hypervisor",
+                "failureDomain": {"rack": f"rack-{h.name}"},
+                "bmc": {"address": h.bmc_address, "credentials": {"secret": BMC_SECRET, "namespace": "default"}},
+            },
+        )
         for h in status.hypervisors
     ]
     client.request("POST", f"{ROOT}/apply", {"items": items, "dryRun": False})

@@ -1,4 +1,5 @@
-"""A cgroup for each hypervisor, by which it can be frozen as a hung host is. A lab without cgroups works too.
+"""A cgroup for each hypervisor, by which it can be frozen as a hung host is, and its disk limited. A lab without
+cgroups works too.
 
 cgroup v2 wherever it is mounted (alone, or beside v1), else the v1 freezer, else nothing.
 """
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bedplate.lab.disk_limits import DiskLimits
 from bedplate.lab.errors import LabError
 
 SETTLE_LIMIT = 5.0
@@ -23,6 +25,7 @@ class Cgroups:
     def __init__(self, name: str, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:
         self.roots = _roots(mountinfo)
         self.name = name
+        self.disks = DiskLimits(name, mountinfo)
 
     def _group(self, part: str) -> Path | None:
         for root, _ in self.roots:
@@ -32,20 +35,31 @@ class Cgroups:
         return None
 
     def make(self, part: str) -> list[Path]:
-        """Make the group of a part; give the `cgroup.procs` files its first process must join (none: no cgroups)."""
+        """Make the groups of a part; give the `cgroup.procs` files its first process must join (none: no cgroups)."""
+        disks = self.disks.make(part)
         for root, _ in self.roots:
             group = root / self.name / part
             try:
                 group.mkdir(parents=True, exist_ok=True)
             except OSError:
                 continue  # read-only in a container: try the next, or do without
-            return [group / "cgroup.procs"]
-        return []
+            return [group / "cgroup.procs", *disks]
+        return disks
 
-    def procs(self, part: str) -> Path | None:
-        """The file through which a process joins the group of a part."""
+    def procs(self, part: str) -> list[Path]:
+        """The files through which a process joins the groups of a part."""
         group = self._group(part)
-        return None if group is None else group / "cgroup.procs"
+        disks = [] if self.disks.blkio is None else [self.disks.blkio / self.name / part / "cgroup.procs"]
+        found = disks if group is None else [group / "cgroup.procs", *disks]
+        return [path for path in found if path.exists()]
+
+    def limit_disk(self, part: str, device: str, rate: int) -> None:
+        """Limit a part's disk to `rate` bytes a second; LabError where this host can't."""
+        self.disks.limit(part, device, rate, self._group(part))
+
+    def lift_disk(self, part: str) -> None:
+        """Take the limit of a part's disk away: what waited for it goes on, or can be ended."""
+        self.disks.lift(part, self._group(part))
 
     def frozen(self, part: str) -> bool:
         """Whether the part is frozen."""
@@ -75,7 +89,10 @@ class Cgroups:
         return True
 
     def release(self) -> None:
-        """Thaw all groups of the lab without waiting: the v1 freezer holds even what was killed."""
+        """Thaw all groups of the lab and lift their disks' limits, without waiting: both hold even what was killed."""
+        tops = [root / self.name for root, _ in self.roots]
+        for part in {*self.disks.parts(), *(group.name for top in tops for group in top.glob("*/"))}:
+            self.lift_disk(part)
         for root, _ in self.roots:
             for file in ((root / self.name).glob("*/cgroup.freeze"), (root / self.name).glob("*/freezer.state")):
                 for path in file:
@@ -83,7 +100,8 @@ class Cgroups:
 
     def remove(self, part: str = "") -> None:
         """Remove the group of a part, or all of the lab's; its processes must have ended."""
-        for root, _ in self.roots:
+        roots = [root for root, _ in self.roots]
+        for root in roots if self.disks.blkio is None else [*roots, self.disks.blkio]:
             top = root / self.name / part if part else root / self.name
             if not top.is_dir():
                 continue

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.lab.errors import LabError
+from bedplate.lab.faults import FaultKind, KeptFault
 
 STATE_VERSION = 1
 STATE_FILE = "state.json"
@@ -88,6 +89,14 @@ class ProcessId(msgspec.Struct, frozen=True):
     boot: str
 
 
+class BmcState(msgspec.Struct):
+    """A hypervisor's BMC as remembered."""
+
+    port: int
+    """On the host's loopback; kept, for the controller knows it."""
+    process: ProcessId | None = None
+
+
 class HypervisorState(msgspec.Struct):
     """One hypervisor as remembered."""
 
@@ -98,6 +107,9 @@ class HypervisorState(msgspec.Struct):
     power: Power = "off"
     uplink: Link = "up"
     process: ProcessId | None = None
+    bmc: BmcState | None = None
+    watchdog: ProcessId | None = None
+    faults: dict[FaultKind, KeptFault] = {}
 
 
 class LabState(msgspec.Struct):

@@ -9,20 +9,24 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bedplate.lab import libvirt_config, processes
 from bedplate.lab.cgroups import Cgroups
 from bedplate.lab.config import HypervisorState, LabNetwork, ProcessId
+from bedplate.lab.disk_limits import device_of
 from bedplate.lab.errors import LabError
+from bedplate.lab.faults import Partition, SlowDisk
 
 POOLS = "/var/lib/bedplate/pools"
 SHARED_POOL = f"{POOLS}/shared"
 """Path of the shared storage inside every hypervisor: the same folder in all of them."""
 LOCAL_POOL = f"{POOLS}/local"
 """Path of the local storage inside each hypervisor: a folder of its own."""
+CUT = "bedplate-cut"
+"""Source, as mounts have one, of the empty file system that lies over the shared storage while that is cut off."""
 LIBVIRT = "libvirtd"
 ANSWER_LIMIT = 30.0
 """Seconds for a fresh libvirtd to answer; it takes 0.2 on an idle machine."""
@@ -101,6 +105,8 @@ def prepare(folder: Path, hypervisor: HypervisorState, network: LabNetwork, kvm:
         "mac": hypervisor.mac,
         "mtu": network.mtu,
         "kvm": kvm,
+        "storage_cut": CUT if storage_is_cut(hypervisor) else "",
+        "shared_pool": SHARED_POOL,
         "stage": str(base / "stage"),
         "services": str(base / "services"),
         "folders": [
@@ -119,38 +125,76 @@ def prepare(folder: Path, hypervisor: HypervisorState, network: LabNetwork, kvm:
     return path
 
 
+def storage_is_cut(hypervisor: HypervisorState) -> bool:
+    """Whether its way to the shared storage is cut by a fault."""
+    kept = hypervisor.faults.get("partition")
+    return kept is not None and isinstance(kept.fault, Partition) and kept.fault.storage
+
+
 def boot(folder: Path, hypervisor: HypervisorState, network: LabNetwork, kvm: bool, cgroups: Cgroups) -> ProcessId:
-    """Power on: start the hypervisor's first process in namespaces of its own."""
-    processes.kill_marked(folder, hypervisor.name, cgroups.release)  # what a start that was interrupted has left
+    """Power on: start the hypervisor's first process in namespaces of its own. Faults that last are there at once."""
+    end_marked(folder, hypervisor.name, cgroups)  # what a start that was interrupted has left
     cgroups.remove(hypervisor.name)
     path = prepare(folder, hypervisor, network, kvm)
+    groups = cgroups.make(hypervisor.name)
+    slow = hypervisor.faults.get("slow-disk")
+    if slow is not None and isinstance(slow.fault, SlowDisk):
+        cgroups.limit_disk(hypervisor.name, device_of(folder), slow.fault.rate)
     return processes.launch(
         folder,
         hypervisor.name,
         [*processes.script("hypervisor_init.py"), str(path)],
         namespaces=["net", "mount", "uts", "ipc", "pid"],
         log=log_path(folder, hypervisor.name, "init"),
-        cgroups=cgroups.make(hypervisor.name),
+        cgroups=groups,
     )
 
 
-def cut_power(hypervisor: HypervisorState, cgroups: Cgroups) -> None:
+def powered(folder: Path, hypervisor: HypervisorState) -> bool:
+    """Whether anything of it runs, also where it was started by somebody who died before noting it."""
+    return processes.alive(hypervisor.process) or bool(processes.marked(folder, hypervisor.name))
+
+
+def cut_power(folder: Path, hypervisor: HypervisorState, cgroups: Cgroups) -> None:
     """End all of it at once; return when nothing of it runs any more. The caller has cut the uplink before."""
-    processes.send(hypervisor.process, signal.SIGKILL)
-    if cgroups.frozen(hypervisor.name):
-        cgroups.freeze(hypervisor.name, False)  # the v1 freezer holds even what is killed
-    processes.kill(hypervisor.process)
+    end_boot(hypervisor.name, hypervisor.process, cgroups)
+    end_marked(folder, hypervisor.name, cgroups)
     cgroups.remove(hypervisor.name)
+
+
+def end_boot(name: str, process: ProcessId | None, cgroups: Cgroups) -> None:
+    """End that boot of a hypervisor and what runs in it; return when it is gone."""
+    if not processes.send(process, signal.SIGKILL):
+        return
+    _let_go(name, cgroups)
+    processes.kill(process)
+
+
+def end_marked(folder: Path, name: str, cgroups: Cgroups) -> None:
+    """End what carries the hypervisor's mark, whether the state knows of it or not."""
+    processes.kill_marked(folder, name, lambda: _let_go(name, cgroups))
+
+
+def _let_go(name: str, cgroups: Cgroups) -> None:
+    """Take away what holds even killed processes: the v1 freezer, and a disk that is slow."""
+    cgroups.lift_disk(name)
+    if cgroups.frozen(name):
+        cgroups.freeze(name, False)
 
 
 def freeze(hypervisor: HypervisorState, cgroups: Cgroups, on: bool) -> None:
     """Halt all processes of the hypervisor, as a hung host, or let them go on."""
-    if cgroups.freeze(hypervisor.name, on) or hypervisor.process is None:
+    if not cgroups.freeze(hypervisor.name, on):
+        signal_members(hypervisor, signal.SIGSTOP if on else signal.SIGCONT, lambda _pid: True)
+
+
+def signal_members(hypervisor: HypervisorState, number: signal.Signals, chosen: Callable[[int], bool]) -> None:
+    """Send a signal to the chosen processes of the hypervisor, also to those that are started meanwhile."""
+    if not processes.alive(hypervisor.process) or hypervisor.process is None:
         return
-    number = signal.SIGSTOP if on else signal.SIGCONT
     seen: set[int] = set()
-    while fresh := set(_members(hypervisor.process)) - seen:  # again, for what was started meanwhile
-        for pid in fresh:
+    while fresh := set(members(hypervisor.process)) - seen:
+        for pid in filter(chosen, fresh):
             processes.send(processes.identify(pid), number)
         seen |= fresh
 
@@ -161,7 +205,7 @@ def frozen(hypervisor: HypervisorState, cgroups: Cgroups) -> bool:
     return cgroups.frozen(hypervisor.name) or (process is not None and processes.stopped(process))
 
 
-def _members(process: ProcessId) -> list[int]:
+def members(process: ProcessId) -> list[int]:
     """All processes in the PID namespace whose first process is given."""
     namespace = os.readlink(f"/proc/{process.pid}/ns/pid")
     found: list[int] = []

@@ -7,6 +7,7 @@ paths, addresses and services are in the boot file and in the services folder, w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -20,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MS_BIND, MS_REC, MS_SLAVE, MS_NOSUID, MS_NOEXEC, MS_NODEV = 4096, 16384, 1 << 19, 2, 8, 4
+MS_BIND, MS_REC, MS_SLAVE, MS_RDONLY, MS_NOSUID, MS_NOEXEC, MS_NODEV = 4096, 16384, 1 << 19, 1, 2, 8, 4
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "net/tun", "vhost-net")
 RESTART_FIRST, RESTART_LAST = 0.2, 5.0
 """Seconds before a service that died is started again: the first time, and at most. It doubles in between."""
 END_GRACE = 10.0
-"""Seconds between SIGTERM and SIGKILL for a service that was taken away or changed."""
+"""Seconds between SIGTERM and SIGKILL for a service that was taken away or changed, and for all at a shutdown."""
 STEADY = 10.0
 """Seconds that a service must have run for its restart delay to begin anew."""
 
@@ -90,6 +91,9 @@ def mount_dev(kvm: bool) -> None:
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"/dev/{name}")
+    os.mkfifo("/dev/watchdog", 0o600)
+    # Never read and never closed: a device takes what is written also while the process that watches it starts anew.
+    os.open("/dev/watchdog", os.O_RDONLY | os.O_NONBLOCK)
 
 
 def mount_sys() -> None:
@@ -114,6 +118,8 @@ def mount_all(boot: dict[str, Any]) -> None:
     for source, target in boot["files"]:
         if os.path.exists(target):
             bind(source, target)
+    if boot["storage_cut"]:
+        mount(boot["storage_cut"], boot["shared_pool"], "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "mode=0555,size=4k")
 
 
 def make_network(boot: dict[str, Any]) -> None:
@@ -224,8 +230,25 @@ class Supervisor:
         tell(f"{name} ended with {code}; it starts again in {service.delay:.1f} s")
         service.delay = min(service.delay * 2, RESTART_LAST)
 
+    def shut_down(self) -> None:
+        """Ask all that runs here to end, guests too, within `END_GRACE` seconds; the rest ends with this process."""
+        tell("shutting down")
+        deadline = time.monotonic() + END_GRACE
+        with contextlib.suppress(ProcessLookupError):  # nothing runs here
+            os.kill(-1, signal.SIGTERM)
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            signal.sigtimedwait({signal.SIGCHLD}, left)
+
     def run(self) -> None:
-        """Supervise for ever. Signals are taken synchronously, so none is lost between two looks."""
+        """Supervise until SIGTERM, the button for a shutdown.
+
+        Signals are taken synchronously, so none is lost between two looks.
+        """
         watched = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM}
         while True:
             now = time.monotonic()
@@ -244,6 +267,7 @@ class Supervisor:
             if seen is None:
                 continue
             if seen.si_signo == signal.SIGTERM:
+                self.shut_down()
                 return
             if seen.si_signo == signal.SIGHUP:
                 self.read()

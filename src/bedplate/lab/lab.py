@@ -7,48 +7,34 @@ removes all of it after a crash at any point. It starts no controller and no gue
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import threading
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 from bedplate.agent.kvm_probe import probe
-from bedplate.lab import config, hypervisor, preflight, processes, wiring
-from bedplate.lab.cgroups import Cgroups
-from bedplate.lab.config import HypervisorState, LabNetwork, LabState, Link
+from bedplate.lab import bmc, breaking, config, faults, hypervisor, preflight, processes, servers, wiring
+from bedplate.lab.config import LabNetwork, LabState, Link, ProcessId
 from bedplate.lab.errors import LabError
-from bedplate.lab.status import HypervisorStatus, LabStatus
+from bedplate.lab.faults import Fault, FaultKind, KeptFault
+from bedplate.lab.keeper import Keeper, Progress, find, plainly, quiet
+from bedplate.lab.network_parts import free_port, raise_gateway, raise_switch, tell_gateway
+from bedplate.lab.status import LabStatus, look
 
-Progress = Callable[[str, str], None]
-"""Told what happens: the part ("switch", "gateway", "hv1", ...) and a few words. Perhaps from another thread."""
+SHUTDOWN_LIMIT = 15.0
+"""Seconds for a server to shut itself down before its power is cut: what runs there has ten to end."""
 
 
-def _quiet(_part: str, _words: str) -> None:
-    """Tell nobody."""
-
-
-class Lab:
+class Lab(Keeper):
     """One lab of this host. Every method may be called from any process; changes take turns by a lock.
 
     Methods raise LabError with a sentence for the user. They block: an asyncio program calls them in a thread.
     """
-
-    def __init__(self, name: str = "default", root: Path | None = None) -> None:
-        config.check_name(name)
-        self.name = name
-        self.folder = (root or config.default_root()).absolute() / name
-        config.check_folder(self.folder)
-        self.cgroups = Cgroups(config.cgroup_name(self.folder, name))
-        self._saving = threading.Lock()
 
     # ---- the whole lab
 
@@ -60,46 +46,41 @@ class Lab:
         socks_port: int | None = None,
         relays: Mapping[int, int] | None = None,
         kvm: bool | None = None,
-        progress: Progress = _quiet,
+        progress: Progress = quiet,
     ) -> LabStatus:
-        """Bring the lab up, or mend what is dead of it; everything that runs is left as it is.
+        """Bring the lab up, or mend what is dead or broken of it; everything that runs is left as it is.
 
         `hypervisors`: how many (None: as before, or 3); more than before adds some. `socks_port`: port of the proxy on
         127.0.0.1 (None: as before, or a free one). `relays`: port at the lab's gateway address -> port on the host's
         loopback (None: as before). `kvm`: whether guests may use KVM (None: try by booting a tiny guest).
         """
         preflight.check_host(self.folder)
-        with _plainly(), self._locked(make=True):
+        with plainly(), self.locked(make=True):
             state = self._wanted(hypervisors, network, socks_port, relays)
-            self._save(state)
+            self.save(state)
             if kvm is None:
                 verdict = probe()
                 kvm = verdict.works
                 progress("kvm", "works" if kvm else f"not used: {verdict.reason}")
             state.kvm = kvm
-            self._raise_switch(state, progress)
-            self._raise_gateway(state, progress)
+            raise_switch(self, state, progress)
+            raise_gateway(self, state, progress)
             hypervisor.write_hosts(self.folder, state.hypervisors, state.network)
-            with ThreadPoolExecutor(4) as pool:
-                works = [
-                    pool.submit(self._raise_hypervisor, state, each, progress) for each in state.hypervisors.values()
-                ]
-            for work in works:
-                work.result()
+            self._mend(state, list(state.hypervisors), progress)
             state.phase = "up"
-            self._save(state)
+            self.save(state)
         return self.status()
 
-    def down(self, progress: Progress = _quiet) -> bool:
+    def down(self, progress: Progress = quiet) -> bool:
         """Remove the lab with all disks in it, whatever state it is in. False when there was none."""
         if not self.folder.exists():
             return False
         if os.geteuid() != 0:
             raise LabError("the lab needs root: run `bedplate lab down` with sudo")
-        with self._locked() as there:
+        with self.locked() as there:
             if not there:
                 return False
-            self._refuse_foreign()
+            self.refuse_foreign()
             mounts = preflight.mounts_below(self.folder)
             if mounts:
                 raise LabError(
@@ -108,7 +89,7 @@ class Lab:
             with contextlib.suppress(LabError):  # a state file that cannot be read holds nothing up
                 if (state := config.load(self.folder)) is not None:
                     state.phase = "falling"
-                    self._save(state)
+                    self.save(state)
             progress("hypervisors", "off")
             processes.kill_marked(self.folder, release=self.cgroups.release)
             self.cgroups.remove()
@@ -128,72 +109,82 @@ class Lab:
         state = config.load(self.folder)
         if state is None:
             return LabStatus(self.name, str(self.folder), "down", LabNetwork())
-        with ThreadPoolExecutor(8) as pool:
-            each = tuple(pool.map(self._hypervisor_status, state.hypervisors.values()))
-        switch, gateway = processes.alive(state.switch), processes.alive(state.gateway)
-        whole = switch and gateway and all(one.power != "dead" for one in each)
-        phase = state.phase
-        if phase == "up" and not whole:
-            phase = "broken"
-        return LabStatus(
-            self.name,
-            str(self.folder),
-            phase,
-            state.network,
-            state.socks_port,
-            dict(state.relays),
-            switch,
-            gateway,
-            each,
-        )
+        return look(self, state)
 
     # ---- one hypervisor
 
-    def power(self, name: str, action: Literal["off", "on", "freeze", "thaw"]) -> None:
+    def power(self, name: str, action: Literal["off", "on", "freeze", "thaw"], *, wait: bool = True) -> None:
         """Cut a hypervisor's power, give it, halt it as a hung host, or let it go on. Returns when it is so.
 
-        A power cut cuts the uplink first, so that no peer is told; all inside ends at once. Power on returns when
-        libvirt answers; its services (`spawn_agent`) start by themselves.
+        A power cut cuts the uplink first, so that no peer is told; all inside ends at once, also while somebody else
+        holds the lab's lock. Power on returns when libvirt answers (with `wait`); its services (`spawn_agent`) start
+        by themselves.
         """
-        with self._changing() as state:
-            one = self._find(state, name)
+        if action == "off":
+            servers.go_dark(self, name, find(self.load(), name).process)
+        with self.changing() as state:
+            one = find(state, name)
             running = processes.alive(one.process)
             if action == "off":
-                one.power = "off"
-                self._save(state)
-                self._cut(state, one)
+                servers.cut(self, state, one)
             elif action == "on":
                 if running and hypervisor.frozen(one, self.cgroups):
                     raise LabError(f"{name} is frozen: thaw it, or cut its power first")
-                self._raise_hypervisor(state, one, _quiet)
+                if "power-feed" in one.faults:
+                    raise LabError(f"{name} has no power feed: `bedplate lab fault clear {name}` gives it back")
+                one.faults.pop("power-off", None)
+                servers.raise_server(self, state, one, quiet, wait=wait)
             elif not running:
                 raise LabError(f"{name} has no power: `power on` first")
             else:
                 one.power = "frozen" if action == "freeze" else "on"
-                self._save(state)
+                self.save(state)
                 hypervisor.freeze(one, self.cgroups, action == "freeze")
+
+    def shut_down(self, name: str) -> None:
+        """Ask a hypervisor to shut down; what has not ended after fifteen seconds loses its power. Returns then."""
+        with self.changing() as state:
+            one = find(state, name)
+            one.power = "off"
+            self.save(state)
+            process = one.process
+        if processes.send(process, signal.SIGTERM):
+            processes.wait(process, SHUTDOWN_LIMIT)
+        if process is not None:
+            self.cut_boot(name, process)
+
+    def cut_boot(self, name: str, process: ProcessId) -> None:
+        """Cut the power of that boot of a hypervisor; one that was booted since is left alone."""
+        servers.go_dark(self, name, process)
+        with self.changing() as state:
+            servers.settle(self, state, find(state, name), process)
+
+    def powered(self, name: str) -> bool:
+        """Whether a hypervisor has power, as the kernel tells: does anything of it run?"""
+        return hypervisor.powered(self.folder, find(self.load(), name))
 
     def uplink(self, name: str, to: Link) -> None:
         """Cut or mend a hypervisor's cable. It stays cut over its power cycles until it is mended here or by `up`."""
-        with self._changing() as state:
-            one = self._find(state, name)
+        with self.changing() as state:
+            one = find(state, name)
             one.uplink = to
-            self._save(state)
+            self.save(state)
             if processes.alive(one.process) and state.switch is not None:
                 wiring.set_link(self.folder, state.switch, one, to)
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
         """Give the command line that runs `argv` inside the hypervisor, for `subprocess`; its environment passes."""
-        one = self._find(self._load(), name)
+        one = find(self.load(), name)
         if one.process is None or not processes.alive(one.process):
             raise LabError(f"{name} has no power: `power on` first")
         if hypervisor.frozen(one, self.cgroups):
             raise LabError(f"{name} is frozen: thaw it first")
         enter = ["nsenter", f"--target={one.process.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--wdns=/"]
-        procs = self.cgroups.procs(name)
-        if procs is None:
+        groups = [str(path) for path in self.cgroups.procs(name)]
+        if not groups:
             return [*enter, *argv]
-        return ["sh", "-c", 'echo 0 > "$0"; exec "$@"', str(procs), *enter, *argv]
+        join = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
+        return ["sh", "-c", join, "sh", *groups, "--", *enter, *argv]
 
     def exec(
         self,
@@ -224,15 +215,15 @@ class Lab:
         """
         if service == hypervisor.LIBVIRT or not config.NAME.fullmatch(service):
             raise LabError(f"a service cannot be named {service!r}: take lower-case letters, digits and '-' inside")
-        with self._changing() as state:
-            one = self._find(state, name)
+        with self.changing() as state:
+            one = find(state, name)
             hypervisor.write_service(self.folder, name, service, argv, env)
             processes.send(one.process, signal.SIGHUP)
 
     def stop_agent(self, name: str, *, service: str = "agent") -> None:
         """End what `spawn_agent` started (SIGTERM) and forget it."""
-        with self._changing() as state:
-            one = self._find(state, name)
+        with self.changing() as state:
+            one = find(state, name)
             (hypervisor.home(self.folder, name) / "services" / f"{service}.json").unlink(missing_ok=True)
             processes.send(one.process, signal.SIGHUP)
 
@@ -245,66 +236,77 @@ class Lab:
     def relay(self, lab_port: int, host_port: int | None) -> None:
         """Let the lab reach 127.0.0.1:`host_port` of the host at the gateway address and `lab_port`; None ends it."""
         config.check_ports({lab_port: host_port or 1})
-        with self._changing() as state:
+        with self.changing() as state:
             state.relays.pop(str(lab_port), None)
             if host_port is not None:
                 state.relays[str(lab_port)] = host_port
-            self._save(state)
-            self._tell_gateway(state)
+            self.save(state)
+            tell_gateway(self, state)
+
+    # ---- faults
+
+    def fault(self, name: str, fault: Fault) -> None:
+        """Break a hypervisor or its BMC. It stays so until `clear`, `up` or `down`; the same kind again replaces it."""
+        if isinstance(fault, faults.PowerOff):
+            servers.go_dark(self, name, find(self.load(), name).process)
+        with plainly(), self.changing() as state:
+            breaking.inject(self, state, find(state, name), fault)
+
+    def clear(self, name: str = "", kind: FaultKind | None = None, progress: Progress = quiet) -> list[str]:
+        """Make hypervisors whole again (empty: all of them): no fault, power on, plugged in. Give those that were not.
+
+        `kind`: only that fault is undone, and power is given only where it is what the fault took.
+        """
+        with plainly(), self.changing() as state:
+            names = [find(state, name).name] if name else list(state.hypervisors)
+            if kind is None:
+                hurt = [each for each in names if not self._whole(state, each)]
+            else:
+                hurt = [each for each in names if kind in state.hypervisors[each].faults]
+            if state.switch is None or not processes.alive(state.switch):
+                raise LabError("the lab's switch is dead: `bedplate lab up` mends it")
+            if kind is None or kind in ("power-off", "power-feed"):
+                self._mend(state, hurt, progress, kind)
+            else:
+                for each in hurt:
+                    breaking.undo(self, state, state.hypervisors[each], kind)
+        return hurt
+
+    def faults(self) -> dict[str, dict[FaultKind, KeptFault]]:
+        """All faults that are on, by hypervisor."""
+        return {one.name: dict(one.faults) for one in self.load().hypervisors.values()}
+
+    def bmc_login(self) -> tuple[str, str]:
+        """User name and password of the lab's BMCs."""
+        return bmc.USER, bmc.password(self.folder)
 
     # ---- inside
 
-    @contextlib.contextmanager
-    def _locked(self, make: bool = False) -> Generator[bool, None, None]:
-        """Hold the lab's lock, which is on its folder itself, so that nothing stays. Gives whether it is there."""
-        while True:
-            if make:
-                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:
-                if make:
-                    continue
-                yield False
-                return
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(self.folder).st_ino == os.fstat(handle).st_ino:
-                        yield True
-                        return
-            finally:
-                os.close(handle)
+    def _whole(self, state: LabState, name: str) -> bool:
+        one = state.hypervisors[name]
+        on = processes.alive(one.process) and not hypervisor.frozen(one, self.cgroups)
+        return on and bmc.alive(one) and processes.alive(one.watchdog) and one.uplink == "up" and not one.faults
 
-    @contextlib.contextmanager
-    def _changing(self) -> Generator[LabState, None, None]:
-        """Hold the lock and give the state of a lab that exists."""
-        with self._locked() as there:
-            if not there:
-                raise LabError(f"there is no lab {self.name!r}: `bedplate lab up` makes one")
-            yield self._load()
-
-    def _load(self) -> LabState:
-        state = config.load(self.folder)
-        if state is None:
-            raise LabError(f"there is no lab {self.name!r}: `bedplate lab up` makes one")
-        return state
-
-    def _save(self, state: LabState) -> None:
-        with self._saving:
-            config.save(self.folder, state)
-
-    def _refuse_foreign(self) -> None:
-        """Never take over or remove a folder that a lab did not make."""
-        names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".state-")}
-        if names and config.STATE_FILE not in names:
-            raise LabError(f"{self.folder} holds files and is no lab: remove it by hand, or give the lab another name")
-
-    @staticmethod
-    def _find(state: LabState, name: str) -> HypervisorState:
-        if name not in state.hypervisors:
-            raise LabError(f"there is no hypervisor {name!r} in the lab: it has {', '.join(state.hypervisors)}")
-        return state.hypervisors[name]
+    def _mend(self, state: LabState, names: Sequence[str], progress: Progress, kind: FaultKind | None = None) -> None:
+        """Undo the faults of hypervisors (of one kind), then have them and their BMCs run."""
+        chosen = [state.hypervisors[name] for name in names]
+        for one in chosen:
+            kinds: list[FaultKind] = list(one.faults) if kind is None else [kind]
+            for each in kinds:
+                breaking.undo(self, state, one, each)
+                progress(one.name, f"{each} cleared")
+            if kind is None and one.uplink == "down":
+                one.uplink = "up"
+                self.save(state)
+                if processes.alive(one.process) and state.switch is not None:
+                    wiring.set_link(self.folder, state.switch, one, "up")
+            if one.bmc is None:  # one after the other, so that no two take the same port
+                bmc.give_port(self, state, one)
+        with ThreadPoolExecutor(4) as pool:
+            works = [pool.submit(servers.raise_server, self, state, one, progress) for one in chosen]
+            works += [pool.submit(bmc.start, self, state, one) for one in chosen]
+        for work in works:
+            work.result()
 
     def _wanted(
         self,
@@ -314,7 +316,7 @@ class Lab:
         relays: Mapping[int, int] | None,
     ) -> LabState:
         """The state to reach, from what was and what is asked."""
-        self._refuse_foreign()
+        self.refuse_foreign()
         state = config.load(self.folder)
         if state is None:
             state = LabState(uid=str(uuid.uuid4()), network=network or LabNetwork())
@@ -339,141 +341,6 @@ class Lab:
             processes.kill(state.gateway)
             state.socks_port = socks_port
         if not state.socks_port:
-            state.socks_port = _free_port()
+            state.socks_port = free_port()
         state.phase = "rising"
         return state
-
-    def _raise_switch(self, state: LabState, progress: Progress) -> None:
-        if processes.alive(state.switch):
-            return
-        processes.kill(state.gateway)  # it holds on to the namespace of the switch that is gone
-        processes.kill_marked(self.folder, "switch")
-        state.switch = processes.launch(
-            self.folder,
-            "switch",
-            wiring.switch_command(state.network),
-            namespaces=["net"],
-            log=self.folder / "switch.log",
-        )
-        self._save(state)
-        progress("switch", f"up at {state.network.gateway}/{state.network.prefix}")
-
-    def _raise_gateway(self, state: LabState, progress: Progress) -> None:
-        assert state.switch is not None
-        if processes.alive(state.gateway):
-            self._tell_gateway(state)
-            return
-        processes.kill_marked(self.folder, "gateway")
-        spec = self.folder / "gateway.json"
-        spec.write_text(
-            json.dumps(
-                {
-                    "namespace": f"/proc/{state.switch.pid}/ns/net",
-                    "address": state.network.gateway,
-                    "names": {one.name: one.address for one in state.hypervisors.values()},
-                    "socks_port": state.socks_port,
-                    "relays": state.relays,
-                    "control": str(self._control),
-                }
-            )
-        )
-        try:
-            state.gateway = processes.launch(
-                self.folder,
-                "gateway",
-                [*processes.script("gateway.py"), str(spec)],
-                namespaces=[],
-                log=self.folder / "gateway.log",
-            )
-        except LabError as error:
-            if "address already in use" in str(error).lower():
-                raise LabError(
-                    f"port {state.socks_port} of 127.0.0.1 is in use, and the lab's proxy needs it: end the program"
-                    " that has it, or name another port (`--socks-port`)"
-                ) from None
-            raise
-        self._save(state)
-        progress("gateway", f"socks5://127.0.0.1:{state.socks_port}")
-
-    @property
-    def _control(self) -> Path:
-        return self.folder / "gateway.sock"
-
-    def _tell_gateway(self, state: LabState) -> None:
-        """Give the running gateway the relays and names that the state holds."""
-        if not processes.alive(state.gateway):
-            raise LabError("the lab's gateway is dead: `bedplate lab up` mends it")
-        names = {one.name: one.address for one in state.hypervisors.values()}
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(10)
-            link.connect(str(self._control))
-            link.sendall(json.dumps({"relays": state.relays, "names": names}).encode() + b"\n")
-            with link.makefile("rb") as reader:
-                answer = json.loads(reader.readline() or b'{"error": "it hung up"}')
-        if answer["error"]:
-            raise LabError(f"the lab's gateway cannot relay: {answer['error']}")
-
-    def _raise_hypervisor(self, state: LabState, one: HypervisorState, progress: Progress) -> None:
-        """On, thawed, plugged in, and libvirt answering."""
-        assert state.switch is not None
-        fresh = not processes.alive(one.process)
-        if fresh:
-            progress(one.name, "booting")
-            one.power = "on"
-            self._save(state)
-            one.process = hypervisor.boot(self.folder, one, state.network, state.kvm, self.cgroups)
-        elif hypervisor.frozen(one, self.cgroups):
-            hypervisor.freeze(one, self.cgroups, False)
-        one.power = "on"
-        self._save(state)
-        if fresh or one.name not in wiring.plugged(self.folder, state.switch):
-            wiring.plug(self.folder, state.switch, one, state.network.mtu)
-        hypervisor.wait_for_libvirt(self.folder, one)
-        progress(one.name, f"up at {one.address}")
-
-    def _cut(self, state: LabState, one: HypervisorState) -> None:
-        if state.switch is not None and processes.alive(state.switch):
-            with contextlib.suppress(LabError):
-                wiring.set_link(self.folder, state.switch, one, "down")
-        hypervisor.cut_power(one, self.cgroups)
-        if state.switch is not None and processes.alive(state.switch):
-            wiring.unplug(self.folder, state.switch, one)
-
-    def _hypervisor_status(self, one: HypervisorState) -> HypervisorStatus:
-        power: Literal["on", "off", "frozen", "dead"] = one.power
-        if not processes.alive(one.process):
-            power = "off" if one.power == "off" else "dead"
-        elif hypervisor.frozen(one, self.cgroups):
-            power = "frozen"
-        else:
-            power = "on"
-        return HypervisorStatus(
-            one.name,
-            one.address,
-            one.host_uuid,
-            power,
-            one.uplink,
-            power == "on" and hypervisor.answers(self.folder, one.name),
-            hypervisor.uri(self.folder, one.name),
-            hypervisor.services(self.folder, one.name),
-        )
-
-
-@contextlib.contextmanager
-def _plainly() -> Generator[None, None, None]:
-    """Turn what the host refuses into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise LabError(
-            f"the host refused what the lab needs: {error.strerror or error}{where}; mend it and call again, or remove"
-            " the lab with `bedplate lab down`"
-        ) from error
-
-
-def _free_port() -> int:
-    """A port of the loopback that nobody has now."""
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])

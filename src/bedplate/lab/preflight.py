@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -47,6 +48,8 @@ def check_host(folder: Path, least_free: int = LEAST_FREE) -> None:
     missing = sorted({package for command, package in NEEDED.items() if shutil.which(command, path=path) is None})
     if missing:
         raise LabError(f"programs that the lab needs are missing: apt install {' '.join(missing)}")
+    if importlib.util.find_spec("sushy_tools") is None:
+        raise LabError("the Python package sushy-tools, the lab's BMCs, is missing: pip install 'bedplate[lab]'")
     if not Path("/dev/net/tun").exists():
         raise LabError("/dev/net/tun is missing, and virtual machines need it for their network: modprobe tun")
     nearest = folder

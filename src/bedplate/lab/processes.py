@@ -57,9 +57,13 @@ def alive(process: ProcessId | None) -> bool:
 
 
 def stopped(process: ProcessId) -> bool:
-    """Whether it is halted by SIGSTOP."""
-    seen = _stat(process.pid)
-    return seen is not None and seen[0] == "T"
+    """Whether it is halted by SIGSTOP, with all its threads."""
+    try:
+        threads = [int(entry) for entry in os.listdir(f"/proc/{process.pid}/task")]
+    except FileNotFoundError:
+        return False
+    states = [seen[0] for thread in threads if (seen := _stat(thread)) is not None]
+    return bool(states) and all(state in "TZX" for state in states) and "T" in states
 
 
 def send(process: ProcessId | None, number: signal.Signals) -> bool:
@@ -102,6 +106,22 @@ def kill(process: ProcessId | None, limit: float = END_LIMIT) -> None:
             )
     except ProcessLookupError:
         return
+    finally:
+        os.close(handle)
+
+
+def wait(process: ProcessId | None, limit: float) -> bool:
+    """Wait until that very process has ended; False when it runs on after `limit` seconds."""
+    if process is None:
+        return True
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return not alive(process) or bool(poll.poll(limit * 1000))
     finally:
         os.close(handle)
 

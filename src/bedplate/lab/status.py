@@ -1,12 +1,16 @@
-"""What a lab tells about itself, as structs for programs and for `bedplate lab status -o json`. No I/O."""
+"""What a lab tells about itself, as structs for programs and for `bedplate lab status -o json`. Changes nothing."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import msgspec
 
-from bedplate.lab.config import LabNetwork, Link
+from bedplate.lab import bmc, faults, hypervisor, processes
+from bedplate.lab.config import HypervisorState, LabNetwork, LabState, Link
+from bedplate.lab.keeper import Keeper
 
 
 class HypervisorStatus(msgspec.Struct, frozen=True):
@@ -24,6 +28,14 @@ class HypervisorStatus(msgspec.Struct, frozen=True):
     """For libvirt clients on the host."""
     services: tuple[str, ...]
     """Names of what `spawn_agent` has put there."""
+    bmc_address: str = ""
+    """URL of its BMC on the host, as a Server object names it."""
+    bmc: bool = False
+    """Whether the BMC runs; a fault may still make it slow or silent."""
+    watchdog: bool = False
+    """Whether its watchdog is there; always so while it has power."""
+    faults: tuple[str, ...] = ()
+    """What is broken on purpose, in a few words each."""
 
 
 class LabStatus(msgspec.Struct, frozen=True):
@@ -32,7 +44,7 @@ class LabStatus(msgspec.Struct, frozen=True):
     name: str
     folder: str
     phase: Literal["down", "rising", "up", "falling", "broken"]
-    """`broken`: a part is dead or missing, or `up` was interrupted; `Lab.up` mends it."""
+    """`broken`: a part is dead or missing and no fault says so, or `up` was interrupted; `Lab.up` mends it."""
     network: LabNetwork
     socks_port: int = 0
     relays: dict[str, int] = {}
@@ -44,3 +56,54 @@ class LabStatus(msgspec.Struct, frozen=True):
     def socks_url(self) -> str:
         """For the `proxy-url` of a kubeconfig."""
         return f"socks5://127.0.0.1:{self.socks_port}"
+
+
+def look(lab: Keeper, state: LabState) -> LabStatus:
+    """Tell how a lab is now. Asks each libvirt, for at most three seconds, all at once."""
+    with ThreadPoolExecutor(8) as pool:
+        each = tuple(pool.map(partial(_hypervisor, lab), state.hypervisors.values()))
+    switch, gateway = processes.alive(state.switch), processes.alive(state.gateway)
+    phase = state.phase
+    if phase == "up" and not (switch and gateway and all(_as_meant(one) for one in each)):
+        phase = "broken"
+    return LabStatus(
+        lab.name,
+        str(lab.folder),
+        phase,
+        state.network,
+        state.socks_port,
+        dict(state.relays),
+        switch,
+        gateway,
+        each,
+    )
+
+
+def _as_meant(one: HypervisorStatus) -> bool:
+    """Whether what is dead of it is so on purpose."""
+    bmc_meant = one.bmc or "power-feed" in one.faults
+    return one.power != "dead" and bmc_meant and (one.watchdog or one.power == "off")
+
+
+def _hypervisor(lab: Keeper, one: HypervisorState) -> HypervisorStatus:
+    power: Literal["on", "off", "frozen", "dead"]
+    if not processes.alive(one.process):
+        power = "off" if one.power == "off" else "dead"
+    elif hypervisor.frozen(one, lab.cgroups):
+        power = "frozen"
+    else:
+        power = "on"
+    return HypervisorStatus(
+        one.name,
+        one.address,
+        one.host_uuid,
+        power,
+        one.uplink,
+        power == "on" and hypervisor.answers(lab.folder, one.name),
+        hypervisor.uri(lab.folder, one.name),
+        hypervisor.services(lab.folder, one.name),
+        bmc.address(one),
+        bmc.alive(one),
+        processes.alive(one.process) and processes.alive(one.watchdog),
+        tuple(faults.describe(kept.fault) for kept in one.faults.values()),
+    )

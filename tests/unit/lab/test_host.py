@@ -28,7 +28,7 @@ def test_cgroups_are_found_on_hybrid_pure_and_bare_hosts(tmp_path: Path) -> None
     bare = Cgroups("lab", table)
     assert (bare.make("hv1"), bare.procs("hv1"), bare.freeze("hv1", True), bare.frozen("hv1")) == (
         [],
-        None,
+        [],
         False,
         False,
     )

@@ -3,6 +3,9 @@
 Examples:
   bedplate lab up --hypervisors 3
   bedplate lab status
+  bedplate lab fault power-off hv2
+  bedplate lab fault partition hv1 --storage
+  bedplate lab fault clear
   bedplate lab down
 """
 
@@ -12,6 +15,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from bedplate.cli import lab_faults
 from bedplate.cli.board import Board, Line, board
 from bedplate.cli.errors import UserError
 from bedplate.cli.output import TableWriter, as_json, as_yaml
@@ -30,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     status = actions.add_parser("status", help="what runs")
     form = output_format("table", "json", "yaml")
     status.add_argument("-o", "--output", type=form, default="table", metavar="FORMAT", help="table, json or yaml")
+    lab_faults.configure(actions)
     actions.add_parser("down", help="stop it and remove all that is in it; caches of images stay")
 
 
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from bedplate.lab.errors import LabError
 
     try:
-        return {"up": _up, "status": _status, "down": _down}[args.action](args)
+        return {"up": _up, "status": _status, "down": _down, "fault": lab_faults.run}[args.action](args)
     except LabError as error:
         raise UserError(str(error)) from None
 
@@ -102,8 +107,18 @@ def _table(status: LabStatus) -> None:
         return
     print(f"switch {'runs' if status.switch else 'is dead'}, gateway {'runs' if status.gateway else 'is dead'}, "
           f"machines are reached through {status.socks_url}\n")  # fmt: skip
-    writer = TableWriter(["name", "address", "power", "uplink", "libvirt", "services"])
+    writer = TableWriter(["name", "address", "power", "uplink", "libvirt", "bmc", "watchdog", "services", "faults"])
     writer.write(
-        [h.name, h.address, h.power, h.uplink, "answers" if h.libvirt else "silent", ", ".join(h.services) or "none"]
+        [
+            h.name,
+            h.address,
+            h.power,
+            h.uplink,
+            "answers" if h.libvirt else "silent",
+            "runs" if h.bmc else "dead",
+            "runs" if h.watchdog else "none",
+            ", ".join(h.services) or "none",
+            ", ".join(h.faults) or "none",
+        ]
         for h in status.hypervisors
     )
