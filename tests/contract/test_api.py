@@ -81,6 +81,10 @@ class Fakes:
         self._ask("why", kind, namespace, name)
         return {"sentences": ["so it is"]}
 
+    async def timeline(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        self._ask("timeline", kind, namespace, name)
+        return {"neither": 2.5}
+
     async def kubeconfig(self, namespace: str, name: str) -> str:
         self._ask("kubeconfig", namespace, name)
         return "kind: Config\n"
@@ -268,6 +272,7 @@ def test_own_endpoints_ask_the_hooks(api: ApiServer, fakes: Fakes) -> None:
     good(api.call("POST", f"{GROUP}/apply", {"items": [cluster()]}))
     api.create(SERVERS, {"metadata": {"name": "rack1"}})
     assert api.get(f"{CLUSTERS}/shop/why")["sentences"] == ["so it is"]
+    assert api.get(f"{CLUSTERS}/shop/timeline") == {"neither": 2.5}
     config = api.call("GET", f"{CLUSTERS}/shop/kubeconfig")
     assert (config.text, config.headers["cache-control"]) == ("kind: Config\n", "no-store")
     asked = {"controller": "c:1", "replace": True}
@@ -278,6 +283,7 @@ def test_own_endpoints_ask_the_hooks(api: ApiServer, fakes: Fakes) -> None:
     assert good(api.call("POST", f"{GROUP}/accept"))["status"] == "Success"
     assert fakes.asked == [
         ("why", "Cluster", "default", "shop"),
+        ("timeline", "Cluster", "default", "shop"),
         ("kubeconfig", "default", "shop"),
         ("enrol", "rack1", "c:1", True),
         ("preview", ["web"], []),
@@ -288,6 +294,8 @@ def test_own_endpoints_ask_the_hooks(api: ApiServer, fakes: Fakes) -> None:
     refusal(api.call("GET", f"{CLUSTERS}/none/why"), 404, "NotFound")
     refusal(api.call("GET", f"{SERVERS}/rack1/kubeconfig"), 404, "NotFound")
     refusal(api.call("POST", f"{CLUSTERS}/shop/why"), 405, "MethodNotAllowed")
+    refusal(api.call("POST", f"{CLUSTERS}/shop/timeline"), 405, "MethodNotAllowed")
+    refusal(api.call("GET", f"{CLUSTERS}/none/timeline"), 404, "NotFound")
     refusal(api.call("POST", f"{GROUP}/plan", {"items": [pool(replicas=-1)]}), 422, "Invalid")
 
 
@@ -306,6 +314,7 @@ def test_without_hooks_their_endpoints_say_so(bare: ApiServer) -> None:
     bare.create(CLUSTERS, cluster())
     for method, path in (
         ("GET", f"{CLUSTERS}/shop/why"),
+        ("GET", f"{CLUSTERS}/shop/timeline"),
         ("GET", f"{CLUSTERS}/shop/kubeconfig"),
         ("POST", f"{GROUP}/plan"),
         ("POST", f"{GROUP}/accept"),

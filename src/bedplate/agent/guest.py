@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ OUTPUT_BYTES = 3 * 1024 * 1024
 STATUS_FILE = "/run/bedplate/bootstrap.status"
 """First line `running`, `done` or `failed`; after `failed` the last lines of the log."""
 STATUS_BYTES = 16 * 1024
+TIMES_FILE = "/run/bedplate/bootstrap.times"
+"""`up SECONDS` of the network, `began` and `ended` of kubeadm, by the guest's clock; the first of each counts."""
 PING_SECONDS = 5
 FIRST_LOOK = 0.05
 LAST_LOOK = 0.5
@@ -50,6 +53,12 @@ class BootstrapStatus(msgspec.Struct, frozen=True):
 
     state: Literal["", "running", "done", "failed"] = ""
     detail: str = ""
+    up: float = 0.0
+    """When the guest's network was up, by this server's clock; 0: it does not say, or the unit has not ended yet."""
+    began: float = 0.0
+    """When kubeadm began."""
+    ended: float = 0.0
+    """When kubeadm ended."""
 
 
 class GuestChannel:
@@ -116,19 +125,33 @@ class GuestChannel:
 
     async def bootstrap(self, uid: MachineUid) -> BootstrapStatus:
         """What the bootstrap unit says; empty where it never ran. Raises `GuestUnreachable`."""
-        arguments = {"path": STATUS_FILE, "mode": "r"}
+        status = read_status(await self._read(uid, STATUS_FILE))
+        if status.state not in {"done", "failed"}:
+            return status
+        try:
+            times = read_times(await self._read(uid, TIMES_FILE))
+            now = await self._ask(uid, {"execute": "guest-get-time"}, PING_SECONDS) / 1e9
+        except GuestUnreachable:
+            return status  # when it was is only good to know
+        # A guest's clock may be off: what it says counts by how long ago it was.
+        ahead = now - time.time()
+        return msgspec.structs.replace(status, **{name: seconds - ahead for name, seconds in times.items()})
+
+    async def _read(self, uid: MachineUid, path: str) -> bytes:
+        """A small file's content; empty where there is none. Raises `GuestUnreachable`."""
+        arguments: dict[str, Any] = {"path": path, "mode": "r"}
         try:
             handle = await self._ask(uid, {"execute": "guest-file-open", "arguments": arguments}, PING_SECONDS)
         except GuestUnreachable as error:
             if "No such file" in str(error) or "failed to open file" in str(error):
-                return BootstrapStatus()
+                return b""
             raise
         try:
             arguments = {"handle": handle, "count": STATUS_BYTES}
             read = await self._ask(uid, {"execute": "guest-file-read", "arguments": arguments}, PING_SECONDS)
         finally:
             await self._ask(uid, {"execute": "guest-file-close", "arguments": {"handle": handle}}, PING_SECONDS)
-        return read_status(base64.b64decode(read.get("buf-b64", "")))
+        return base64.b64decode(read.get("buf-b64", ""))
 
     async def _ask(self, uid: MachineUid, command: dict[str, Any], timeout: float) -> Any:
         text = json.dumps(command)
@@ -159,6 +182,17 @@ def read_status(content: bytes) -> BootstrapStatus:
             return BootstrapStatus("failed", tail(rest))
         case _:
             return BootstrapStatus()
+
+
+def read_times(content: bytes) -> dict[str, float]:
+    """What the times file tells of `up`, `began` and `ended`, by the guest's clock."""
+    found: dict[str, float] = {}
+    for line in content.decode(errors="replace").splitlines():
+        word, _, seconds = line.partition(" ")
+        if word in {"up", "began", "ended"}:
+            with contextlib.suppress(ValueError):
+                found.setdefault(word, float(seconds.replace(",", ".")))  # some locales' decimal point
+    return found
 
 
 def _left(end: float) -> float:

@@ -18,7 +18,7 @@ import msgspec
 from bedplate.agent.disks import Disks
 from bedplate.agent.facts import Facts, all_facts, facts_of
 from bedplate.agent.faults import HypervisorDown
-from bedplate.agent.guest import GuestChannel
+from bedplate.agent.guest import BootstrapStatus, GuestChannel
 from bedplate.agent.guest_watch import GuestWatch
 from bedplate.agent.host import Host
 from bedplate.agent.lease_keeper import LeaseKeeper
@@ -262,6 +262,7 @@ class Observer:
         if state in {"shutoff", "crashed"} and record.boot < facts.mark.boot:
             state = "defined"
         detail = ""
+        bootstrap = self.guests.bootstrap(uid) if state == "running" else BootstrapStatus()
         if state == "running":
             detail = self.guests.complaint(uid)
         elif state == "crashed":
@@ -274,7 +275,10 @@ class Observer:
             state=state,
             guest_agent=state == "running" and self.guests.agent_up(uid),
             started=record.started,
-            bootstrap=self.guests.bootstrap(uid).state if state == "running" else "",
+            bootstrap=bootstrap.state,
+            bootstrap_up=bootstrap.up,
+            bootstrap_began=bootstrap.began,
+            bootstrap_ended=bootstrap.ended,
             detail=detail,
         )
 

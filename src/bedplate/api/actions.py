@@ -26,6 +26,7 @@ class Actions:
         self._hooks = hooks
         self._by_subresource: dict[str, Callable[[Request, Target], Awaitable[Response]]] = {
             "why": self._why,
+            "timeline": self._timeline,
             "kubeconfig": self._kubeconfig,
             "enrol": self._enrol,
         }
@@ -70,6 +71,14 @@ class Actions:
         kind, room, name = target.info.kind, target.room, target.name
         await to_thread.run_sync(self._objects.store.get, kind, room, name)
         return json_response(await self._hooks.planner.why(kind, room, name))
+
+    async def _timeline(self, request: Request, target: Target) -> Response:
+        _only(request, target, "GET")
+        if self._hooks.planner is None:
+            raise _not_served("timelines")
+        kind, room, name = target.info.kind, target.room, target.name
+        await to_thread.run_sync(self._objects.store.get, kind, room, name)
+        return json_response(await self._hooks.planner.timeline(kind, room, name))
 
     async def _kubeconfig(self, request: Request, target: Target) -> Response:
         _only(request, target, "GET")

@@ -40,6 +40,11 @@ class Planner(Protocol):
         ...
 
 
+    async def timeline(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """Where the time went until a Cluster, NodePool or Machine was as declared, as `runner.history` has it."""
+        ...
+
+
 class Streams(Protocol):
     """Opens byte streams into machines. All raise `NotAvailable` or `OSError`."""
 

@@ -19,11 +19,13 @@ from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.engine import messages as msg
 from bedplate.engine.explain import why
 from bedplate.engine.status import machine_phase
+from bedplate.engine.timeline import timeline
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ServerName, cluster_key, key
 from bedplate.model.kinds.base import Object
 from bedplate.model.spec import object_key
 from bedplate.ports import Duplex
+from bedplate.runner import history
 from bedplate.runner.controller import Controller
 from bedplate.sim.preview import capture, preview_present
 from bedplate.store.store import Store
@@ -63,6 +65,17 @@ class Handlers:
         if found is None:
             raise NotAvailable(f"nothing is planned for {kind.lower()} {name} yet", missing=True)
         return found
+
+    async def timeline(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """Where the time went until an object was as declared."""
+        return await asyncio.to_thread(self._timeline, kind, namespace, name)
+
+    def _timeline(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        try:
+            records = history.gather(self._store, kind, namespace, name)
+        except history.NoTimeline as error:
+            raise NotAvailable(str(error), missing=True) from error
+        return history.shown(f"{kind.lower()}/{name}", timeline(records, time.time()))
 
     # --- Streams ----------------------------------------------------------------------------------------------
 

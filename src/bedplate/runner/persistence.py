@@ -105,5 +105,6 @@ def _one(tx: Transaction, command: StoreCommand) -> msg.Event | None:
         case msg.Finalise():
             tx.finalise(*place(command.key, command.kind), FINALIZER)
         case msg.Record():
-            tx.record_event(*place(command.about, command.kind), command.type, command.reason, command.message)
+            about = place(command.about, command.kind)
+            tx.record_event(*about, command.type, command.reason, command.message, command.at)
     return None

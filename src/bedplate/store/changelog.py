@@ -68,6 +68,13 @@ def changes_since(connection: Connection, revision: int, kind: str | None = None
     return [Change(*row) for row in connection.execute(query)]
 
 
+def added(connection: Connection, kind: str, namespace: str, name: str) -> float | None:
+    """When the object of that name was made last, seconds since the epoch; None where that is forgotten."""
+    c = t.changes.c
+    mine = (c.kind == kind, c.namespace == namespace, c.name == name, c.type == "ADDED")
+    return connection.execute(select(func.max(c.time)).where(*mine)).scalar()
+
+
 def rows(
     connection: Connection, kind: str, namespace: str | None, after: Cursor | None, limit: int | None
 ) -> Sequence[Row]:

@@ -45,3 +45,8 @@ def kind_of(obj: Object) -> str:
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def micro_timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with microseconds: Kubernetes' `MicroTime`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

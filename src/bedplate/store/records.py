@@ -173,6 +173,12 @@ class Records:
         query = select(c.data).where(c.finished.is_(None)).order_by(c.started, c.id)
         return [_operation(data) for data in self.connection.execute(query).scalars()]
 
+    def operations_since(self, time: float) -> list[OperationRecord]:
+        """Operations that went on at that time (seconds since the epoch) or began later, as far as they are kept."""
+        c = t.operations.c
+        query = select(c.data).where((c.finished.is_(None)) | (c.finished >= time)).order_by(c.started, c.id)
+        return [_operation(data) for data in self.connection.execute(query).scalars()]
+
     def attempt(self, target: Key, step: str) -> Attempt:
         c = t.attempts.c
         data = self.connection.execute(select(c.data).where(c.target == target, c.step == step)).scalar()

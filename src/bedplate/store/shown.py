@@ -13,7 +13,7 @@ from bedplate.model.kinds.core import Event, ObjectReference
 from bedplate.model.meta import ObjectMeta
 from bedplate.model.registry import BY_KIND
 from bedplate.model.steps import Done, Failed, Refused, Unknown
-from bedplate.store.codec import timestamp
+from bedplate.store.codec import micro_timestamp, timestamp
 
 CHANGED_SHOWN = 100
 """Keys listed in a Blueprint object: enough to see what it was about, and no second copy of a large delta."""
@@ -63,10 +63,22 @@ def operation(record: OperationRecord) -> Operation:
 
 
 def event(
-    kind: str, namespace: str, name: str, about: Object | None, type_: str, reason: str, message: str, now: float
+    kind: str,
+    namespace: str,
+    name: str,
+    about: Object | None,
+    type_: str,
+    reason: str,
+    message: str,
+    now: float,
+    at: float,
 ) -> Event:
-    """Something that happened; the same thing again has the same name, so that it is counted and not repeated."""
-    same = hashlib.sha256("\0".join((kind, namespace, name, type_, reason, message)).encode()).hexdigest()[:16]
+    """Something that happened `at` a time; the same thing again has the same name, so that it is counted up.
+
+    What happened to an earlier object of that name is another thing.
+    """
+    uid = about.metadata.uid if about is not None else ""
+    same = hashlib.sha256("\0".join((kind, namespace, name, uid, type_, reason, message)).encode()).hexdigest()[:16]
     room = namespace or "default"  # Kubernetes keeps events of cluster-scoped objects there
     return Event(
         metadata=ObjectMeta(name=f"{name}.{same}", namespace=room),
@@ -75,11 +87,12 @@ def event(
             kind=kind,
             name=name,
             namespace=namespace,
-            uid=about.metadata.uid if about is not None else "",
+            uid=uid,
         ),
         reason=reason,
         message=message,
         type="Warning" if type_ == "Warning" else "Normal",
         first_timestamp=timestamp(now),
         last_timestamp=timestamp(now),
+        event_time=micro_timestamp(at),
     )

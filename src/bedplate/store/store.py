@@ -359,6 +359,16 @@ class Store:
         with self._view() as view:
             return view.open_operations()
 
+    def operations_since(self, time: float) -> list[OperationRecord]:
+        """Operations that went on at that time or began later, oldest first, as far as they are kept."""
+        with self._view() as view:
+            return view.operations_since(time)
+
+    def added(self, kind: str, namespace: str, name: str) -> float | None:
+        """When the object was made, seconds since the epoch; None where the change log does not go back so far."""
+        with self.reading() as connection:
+            return changelog.added(connection, kind, namespace, name)
+
     def attempts(self) -> dict[Key, dict[str, Attempt]]:
         """The history of all steps by target and step name."""
         with self._view() as view:

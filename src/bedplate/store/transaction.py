@@ -231,10 +231,12 @@ class Transaction(Records):
             self.publish(shown.operation(ended))
         return ended
 
-    def record_event(self, kind: str, namespace: str, name: str, type_: str, reason: str, message: str) -> None:
-        """Tell users of something that happened to an object; the same again only counts up."""
+    def record_event(
+        self, kind: str, namespace: str, name: str, type_: str, reason: str, message: str, at: float = 0.0
+    ) -> None:
+        """Tell users of something that happened to an object (`at` 0: now); the same again only counts up."""
         about = self.find(kind, namespace, name)
-        event = shown.event(kind, namespace, name, about, type_, reason, message, self.now)
+        event = shown.event(kind, namespace, name, about, type_, reason, message, self.now, at or self.now)
         old = self.find("Event", event.metadata.namespace, event.metadata.name)
         if not isinstance(old, Event):
             self.create(event)
