@@ -37,8 +37,8 @@ def home(folder: Path, name: str) -> Path:
 
 
 def address(one: HypervisorState) -> str:
-    """The BMC's URL on the host, as a Server object names it; empty where it has none yet."""
-    return "" if one.bmc is None else f"http://127.0.0.1:{one.bmc.port}/redfish/v1/Systems/{one.host_uuid}"
+    """The BMC's address on the host, as a Server object names it; empty where it has none yet."""
+    return "" if one.bmc is None else f"redfish+http://127.0.0.1:{one.bmc.port}/redfish/v1/Systems/{one.host_uuid}"
 
 
 def password(folder: Path) -> str:

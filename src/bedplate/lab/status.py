@@ -29,7 +29,7 @@ class HypervisorStatus(msgspec.Struct, frozen=True):
     services: tuple[str, ...]
     """Names of what `spawn_agent` has put there."""
     bmc_address: str = ""
-    """URL of its BMC on the host, as a Server object names it."""
+    """Address of its BMC on the host, as a Server object names it."""
     bmc: bool = False
     """Whether the BMC runs; a fault may still make it slow or silent."""
     watchdog: bool = False
