@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 BEDPLATE = [str(Path(sys.executable).parent / "bedplate")]
 PHASES: list[tuple[str, float]] = []
+TIMELINE: list[str] = []
+"""The cluster's, told before it is deleted and shown at the end."""
 
 WORKLOAD = """
 apiVersion: apps/v1
@@ -120,6 +122,9 @@ def main() -> None:
     for name, seconds in PHASES:
         print(f"  {name:<34}{seconds:8.1f} s")
     print(f"  {'in all':<34}{time.monotonic() - began:8.1f} s")
+    if TIMELINE:
+        say("Where the cluster's time went, from apply to Ready")
+        print("\n".join(TIMELINE))
 
 
 def cluster() -> None:
@@ -127,6 +132,7 @@ def cluster() -> None:
     say("Declare a cluster, get a cluster")
     bedplate("plan", "-f", "examples/demo.yaml", phase="plan")
     bedplate("apply", "-f", "examples/demo.yaml", "--wait", "--timeout", "2400", phase="apply to Ready")
+    TIMELINE.append(bedplate("timeline", "cluster/demo", show=False))
     bedplate("get", "machines", "-o", "wide")
     say("kubectl talks to it")
     kubeconfig = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.kubeconfig")

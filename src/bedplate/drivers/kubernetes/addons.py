@@ -84,6 +84,11 @@ async def install(api: ClusterApi, cluster: ClusterEntry, text: Callable[[str], 
     await api.apply(RECORD, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
+def own_manifest(cluster: ClusterEntry) -> str:
+    """Bedplate's own part as YAML, for whoever makes a cluster without a controller."""
+    return yaml.safe_dump_all([o.body for o in _own(cluster)])
+
+
 def _own(cluster: ClusterEntry) -> list[_Object]:
     """Bedplate's own part: nodes may see each other, for the routes between them.
 
