@@ -114,9 +114,7 @@ class Two:
         status = await asyncio.to_thread(self.lab.up, len(SERVERS), relays={port: port})
         use = "kvm" if (await asyncio.to_thread(probe)).works else "tcg"
         for server in SERVERS:
-            fifo = self.lab.folder / server / "run" / "watchdog"
-            os.mkfifo(fifo, 0o600)
-            self._dogs[server] = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+            self._set_dog(server)
             file = self.folder / f"{server}.enrol"
             file.touch(0o600)
             file.write_bytes(await self.driver.enrolment(server, controller=f"{status.network.gateway}:{port}"))
@@ -127,6 +125,18 @@ class Two:
         except TimeoutError:
             said = "\n".join(self.lab.log(s).read_text()[-3000:] for s in SERVERS if self.lab.log(s).exists())
             raise AssertionError(f"the agents did not connect; {self.news.latest}; they said:\n{said}") from None
+
+    def _set_dog(self, server: ServerName) -> None:
+        fifo = self.lab.folder / server / "run" / "watchdog"
+        os.mkfifo(fifo, 0o600)
+        self._dogs[server] = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def power_on(self, server: ServerName) -> None:
+        """Power a server on again, and wait until its agent has told all."""
+        await asyncio.to_thread(self.lab.power, server, "on")
+        os.close(self._dogs.pop(server))
+        self._set_dog(server)
+        await self.news.until(lambda: self.news.server(server).connected and self._ready(server))
 
     def _ready(self, server: ServerName) -> bool:
         view = self.news.latest.get(key("server", server))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.lease_files import Handover, HeldPool, LeaseFolder, leave_handover, read_handover
-from bedplate.agent.leases import TAKE_OVER, Clock, Lease, LeaseRecord, LeaseState, Sighting, Witness
+from bedplate.agent.leases import Clock, Lease, LeaseRecord, LeaseState, Sighting, Witness
 from bedplate.agent.qemu_processes import Guest, guests_on, kill
 from bedplate.agent.watchdog import Watchdog
 from bedplate.model.agent_protocol import Pool
@@ -37,6 +37,10 @@ CLOSE_SECONDS = 3.0
 def boot_time() -> float:
     """Seconds since the server booted, also those through which it slept."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _spawn(work: Callable[[], None], name: str) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
 
 
 class _Kept:
@@ -67,6 +71,8 @@ class LeaseKeeper:
         handover: File in memory for the next agent.
         mine: Whether a machine is this agent's; others' guests are left alone.
         find, end: How guests are found and killed.
+        folders: Gives the lease files of a pool.
+        spawn: Runs a pool's renewing and watching, each in a thread of its own.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class LeaseKeeper:
         clock: Clock = boot_time,
         find: Callable[[set[str]], list[Guest]] = guests_on,
         end: Callable[[list[Guest], float], list[Guest]] = kill,
+        folders: Callable[[str, StoreId], LeaseFolder] = LeaseFolder,
+        spawn: Callable[[Callable[[], None], str], None] = _spawn,
     ) -> None:
         self._store = store
         self._server = server
@@ -91,6 +99,8 @@ class LeaseKeeper:
         self._clock = clock
         self._find = find
         self._end = end
+        self._folders = folders
+        self._spawn = spawn
         self._pools: dict[str, _Kept] = {}
         self._views: dict[Key, LeaseView] = {}
         self._mutex = threading.RLock()
@@ -108,17 +118,14 @@ class LeaseKeeper:
     def take_over(self) -> None:
         """Go on at once where an agent before this one was killed: feed its watchdog, renew its leases."""
         left = read_handover(self._handover, self._boot_id)
-        if left.watchdog:
-            self._wanted = True
-            if all(self._clock() - held.renewed < TAKE_OVER for held in left.pools):
-                self._watchdog.arm()  # else it is not fed before those guests have ended
-                self._fed = self._clock()
         for held in left.pools:
             self._keep(Pool(name=held.name, path=held.path, type="shared"), held.renewed if left.watchdog else None)
-        self.start()
+        if left.watchdog:
+            self._wanted = True
+            self._feed()
 
     def start(self) -> None:
-        """Begin to guard."""
+        """Begin to guard, in a thread of its own."""
         if self._guardian is None:
             self._guardian = threading.Thread(target=self._guard, name="lease-guardian", daemon=True)
             self._guardian.start()
@@ -130,7 +137,7 @@ class LeaseKeeper:
             for name, kept in list(self._pools.items()):
                 if name in shared and shared[name].path == kept.pool.path:
                     continue
-                if self.guests(kept):
+                if self._guests(kept):
                     log.warning("disk pool %s is no longer served, but guests run on it: its lease is kept", name)
                     continue
                 kept.stop.set()
@@ -139,14 +146,14 @@ class LeaseKeeper:
             for name, pool in shared.items():
                 if name not in self._pools:
                     self._keep(pool, None)
-                if not self._wanted and self.guests(self._pools[name]):
+                if not self._wanted and self._guests(self._pools[name]):
                     self._arm()
 
     def _keep(self, pool: Pool, renewed_before: float | None) -> None:
-        kept = _Kept(pool, LeaseFolder(pool.path, self._store), Lease(self._clock, renewed_before), self._clock)
-        self._pools[pool.name] = kept
-        for work, name in ((self._renew, "renew"), (self._watch, "watch")):
-            threading.Thread(target=work, args=(kept,), name=f"lease-{name}-{pool.name}", daemon=True).start()
+        lease = Lease(self._clock, renewed_before)
+        kept = self._pools[pool.name] = _Kept(pool, self._folders(pool.path, self._store), lease, self._clock)
+        self._spawn(lambda: self._renew(kept), f"lease-renew-{pool.name}")
+        self._spawn(lambda: self._watch(kept), f"lease-watch-{pool.name}")
 
     # --- what machines ask --------------------------------------------------------------------------------------
 
@@ -206,10 +213,14 @@ class LeaseKeeper:
     def _renew(self, kept: _Kept) -> None:
         while not kept.stop.is_set():
             begun = self._clock()
-            kept.stop.wait(max(TICK, RENEW - (self._clock() - begun)) if self.renew(kept, begun) else RETRY)
+            kept.stop.wait(max(TICK, RENEW - (self._clock() - begun)) if self._renew_once(kept, begun) else RETRY)
 
-    def renew(self, kept: _Kept, begun: float) -> bool:
-        """Renew once; gives whether it went."""
+    def renew(self) -> None:
+        """Renew all leases once, now."""
+        for kept in list(self._pools.values()):
+            self._renew_once(kept, self._clock())
+
+    def _renew_once(self, kept: _Kept, begun: float) -> bool:
         try:
             with kept.writing:
                 if self._closed.is_set():
@@ -241,10 +252,14 @@ class LeaseKeeper:
 
     def _watch(self, kept: _Kept) -> None:
         while not kept.stop.wait(RENEW):
-            self.look(kept)
+            self._look(kept)
 
-    def look(self, kept: _Kept) -> None:
-        """Look at the others' leases once."""
+    def look(self) -> None:
+        """Look at the others' leases once, now."""
+        for kept in list(self._pools.values()):
+            self._look(kept)
+
+    def _look(self, kept: _Kept) -> None:
         if kept.lease.state is not LeaseState.HELD:
             kept.witness.forget()
             return
@@ -271,20 +286,21 @@ class LeaseKeeper:
         """Act on what has become of each lease, then feed the watchdog if all is in order."""
         for kept in list(self._pools.values()):
             self._act(kept)
-        now = self._clock()
-        if not self._wanted or now - self._fed < RENEW:
-            return
-        if all(kept.lease.state is not LeaseState.LOST for kept in list(self._pools.values())):
-            self._fed = now
-            if not self._watchdog.armed:
-                self._watchdog.arm()
-            self._watchdog.feed()
+        if self._wanted and self._clock() - self._fed >= RENEW:
+            self._feed()
+
+    def _feed(self) -> None:
+        if all(kept.lease.in_order() for kept in list(self._pools.values())):
+            self._fed = self._clock()
+            if self._watchdog.armed or self._watchdog.arm():
+                self._watchdog.feed()
 
     def _act(self, kept: _Kept) -> None:
         state = kept.lease.state
         if state is LeaseState.LOST and kept.shown is not LeaseState.LOST:
             log.error("the lease on disk pool %s is lost: its guests are ended; %s", kept.pool.name, self._why(kept))
             self._drop_views(kept.pool.name)
+            self.unsure()
         if state in {LeaseState.LOST, LeaseState.ENDED, LeaseState.RENEWED}:
             self._end_guests(kept)
         state = kept.lease.state
@@ -293,7 +309,7 @@ class LeaseKeeper:
             self._show(kept, state)
 
     def _show(self, kept: _Kept, state: LeaseState) -> None:
-        if state in {LeaseState.LOST, LeaseState.RENEWED}:
+        if state is LeaseState.RENEWED:
             self.unsure()
         if state is LeaseState.HELD:
             self._tell(kept, Sighting(self._server, True, self._boot_id, self._watchdog.armed))
@@ -301,7 +317,7 @@ class LeaseKeeper:
             self._tell(kept, Sighting(self._server, False, self._boot_id, self._watchdog.armed))
 
     def _end_guests(self, kept: _Kept) -> None:
-        guests = self.guests(kept)
+        guests = self._guests(kept)
         if guests:
             kept.lease.guests_found()
             log.warning("ended for the lost lease: %s", ", ".join(g.uid for g in guests))
@@ -309,11 +325,11 @@ class LeaseKeeper:
             if left:
                 log.error("not ended yet: %s", ", ".join(f"{g.uid} (process {g.pid})" for g in left))
                 return
-            guests = self.guests(kept)
+            guests = self._guests(kept)
         if not guests:
             kept.lease.guests_gone()
 
-    def guests(self, kept: _Kept) -> list[Guest]:
+    def _guests(self, kept: _Kept) -> list[Guest]:
         """This agent's guests that run on a pool."""
         return [g for g in self._find(kept.paths) if self._mine(g.uid)]
 
@@ -360,6 +376,10 @@ class LeaseKeeper:
             except OSError as error:
                 log.warning("nothing can be left for the next agent: %s", error)
 
+    def state(self, pool: str) -> LeaseState:
+        """How the lease on a pool is. Raises `KeyError` where there is none."""
+        return self._pools[pool].lease.state
+
     def close(self) -> None:
         """End, so that guests run on and the watchdog does not end them.
 
@@ -377,7 +397,7 @@ class LeaseKeeper:
         if not self._watchdog.armed:
             return
         told = self._unguard(pools)
-        if all(k.lease.state is not LeaseState.LOST and (k in told or not self.guests(k)) for k in pools):
+        if all(k.lease.state is not LeaseState.LOST and (k in told or not self._guests(k)) for k in pools):
             self._watchdog.disarm()
             self._leave_handover(watchdog=False)
         else:

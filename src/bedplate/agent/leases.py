@@ -22,13 +22,15 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.ids import ServerName, StoreId
-from bedplate.model.leases import EXPIRY, GIVE_UP, RENEW, WATCHDOG
+from bedplate.model.leases import EXPIRY, GIVE_UP, RENEW
 
 RECORD_BYTES = 512
 """One sector: it is written whole or not at all."""
-TAKE_OVER = GIVE_UP + WATCHDOG
-"""Seconds after a renewal until the successor of an agent that was killed must have renewed in turn. Others wait
-`EXPIRY + WATCHDOG + MARGIN` seconds, so the guests that end by this are gone before."""
+TAKE_OVER = EXPIRY + 3.0
+"""Seconds after a renewal until the successor of an agent that was killed must have renewed in turn, or end the guests:
+in time to feed the watchdog, which waits `WATCHDOG` seconds."""
+FIRST_TRY = 1.0
+"""Seconds that a successor has for its first renewal in any case, however late it comes."""
 UNBROKEN = 2 * RENEW
 """Seconds between two looks, and since the witness's own renewal, beyond which what was not seen proves nothing."""
 
@@ -89,8 +91,10 @@ class Lease:
     def __init__(self, clock: Clock, renewed_before: float | None = None) -> None:
         self._clock = clock
         self._mutex = threading.Lock()
-        self._last = clock() if renewed_before is None else renewed_before
-        self._limit = GIVE_UP if renewed_before is None else TAKE_OVER
+        self._last, self._limit = clock(), GIVE_UP
+        if renewed_before is not None:
+            self._limit = max(TAKE_OVER, self._last - renewed_before + FIRST_TRY)
+            self._last = renewed_before
         self._state = LeaseState.NEW
         self._term = 0
         self._spoken = False
@@ -147,6 +151,23 @@ class Lease:
         """Seconds since the last renewal began."""
         with self._mutex:
             return self._clock() - self._last
+
+    def in_order(self) -> bool:
+        """Whether the watchdog may be fed, as far as this lease goes.
+
+        Not beyond `EXPIRY` after the last renewal while guests may run: the power is then cut before the others, who
+        wait `EXPIRY + WATCHDOG + MARGIN` seconds, act.
+        """
+        with self._mutex:
+            now = self._clock()
+            self._judge(now)
+            match self._state:
+                case LeaseState.NEW | LeaseState.HELD:
+                    return now - self._last < EXPIRY
+                case LeaseState.LOST:
+                    return False
+                case LeaseState.ENDED | LeaseState.RENEWED:
+                    return True
 
     def held_for(self) -> float:
         """Seconds for which it is surely still held; 0: it is not held."""

@@ -132,6 +132,7 @@ class _Keeping:
                 self._state.knows,
             )
             self._keeper.take_over()
+            self._keeper.start()
         return self._keeper
 
     def close(self) -> None:

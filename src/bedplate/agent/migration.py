@@ -25,7 +25,7 @@ from bedplate.agent.host import Host
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.observer import Observer
 from bedplate.agent.passage import Passage
-from bedplate.agent.state import AgentState
+from bedplate.agent.state import AgentState, MachineRecord
 from bedplate.agent.volumes import DiskPool
 from bedplate.agent.worker import Worker, WorkerPool
 from bedplate.model.blueprint import MachineEntry
@@ -39,6 +39,8 @@ ABORT_SECONDS = 10.0
 LEAST_SECONDS = 5.0
 ATTACH_SECONDS = 1.0
 """Between looks at a move that an agent before this one has begun."""
+AWAIT_SECONDS = 3600.0
+"""A machine that has not come after so long is not let in any more: its move was called off without a word."""
 CLAIM_AGAIN_SECONDS = 2.0
 
 _FLAGS = (
@@ -82,11 +84,15 @@ class Migration:
 
     def awaited(self, source: ServerName) -> bool:
         """Whether a machine is awaited from a server."""
-        return bool(source) and any(r.source == source for r in self._state.live())
+        return bool(source) and any(r.source == source for r in self._expected())
+
+    def _expected(self) -> list[MachineRecord]:
+        oldest = time.time() - AWAIT_SECONDS
+        return [r for r in self._state.live() if r.source and r.started > oldest]
 
     async def settle(self) -> None:
         """Listen for moves while a machine is awaited, and only then."""
-        if any(r.source for r in self._state.live()):
+        if self._expected():
             await self._passage.listen(self._host.address)
         else:
             self._passage.close()
@@ -113,7 +119,7 @@ class Migration:
             boot=machine.boot,
             disk_pool=machine.disk_pool,
             source=machine.source,
-            started=0.0,
+            started=time.time(),
             ended=0.0,
         )
         await asyncio.to_thread(self._state.keep, record)

@@ -44,7 +44,7 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     boot: int = 0
     """Last boot number that was started, or was about to be: each is started once at most."""
     started: float = 0.0
-    """Seconds since the epoch."""
+    """When it was started here, has come here, or began to be awaited; seconds since the epoch."""
     disk_pool: str = ""
     ended: float = 0.0
     """When its disk went, or the machine to another server; the record stays to refuse what comes late."""
@@ -126,7 +126,8 @@ class AgentState:
         """As `check_generation`, and remember a higher one on disk before anything is done."""
         record = self.check_generation(uid, generation)
         if generation > record.generation or uid not in self._records:
-            record = msgspec.structs.replace(record, generation=generation, ended=0.0)
+            # Another generation than the one that it was awaited in: it does not come live any more.
+            record = msgspec.structs.replace(record, generation=generation, ended=0.0, source=ServerName(""))
             self.keep(record)
         return record
 
