@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import bcrypt
 import pytest
@@ -39,9 +39,9 @@ Trouble = Literal[
     "silent", "slow", "drops", "busy", "fails", "garbage", "forgets", "lies-once", "keeps-on", "on-its-way", "says-500"
 ]
 """`silent`: no answer. `slow`: 5 s an answer. `drops`: one request in ten is lost. `busy`: 503 with Retry-After, three
-times. `fails`: 500 to all. `garbage`: half its JSON. `forgets`: each session is over after one request. `lies-once`: one
-`Off` that is not so. `keeps-on`: it takes orders and does nothing. `on-its-way`: `PoweringOff` for ever. `says-500`: it
-replies 500 to an order that it carries out."""
+times. `fails`: 500 to all. `garbage`: half its JSON. `forgets`: each session is over after one request. `lies-once`:
+one `Off` that is not so. `keeps-on`: it takes orders and does nothing. `on-its-way`: `PoweringOff` for ever.
+`says-500`: it replies 500 to an order that it carries out."""
 
 
 class Clock:
@@ -149,6 +149,7 @@ class Rig(ABC):
         """From now on this goes wrong."""
         raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """Nothing is left."""
 
@@ -177,7 +178,7 @@ class _Real(Rig):
 
 
 class Emulated(_Real):
-    """Before sushy-tools' emulator with its fake system: no sessions, and orders that take effect some seconds later."""
+    """Before sushy-tools' emulator with its fake system: no sessions, and orders take effect seconds later."""
 
     troubles = frozenset[Trouble]({"silent"})
 

@@ -1,4 +1,7 @@
-"""What is asked beyond the verbs: apply as one, plan, accept, why, kubeconfig, enrol. Thin: the hooks do the work."""
+"""What is asked beyond the verbs: apply as one, plan, accept, why, timeline, kubeconfig, enrol, power. Thin.
+
+The hooks do the work.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from bedplate.api.requests import Target
 from bedplate.api.resources import json_response
 from bedplate.store import codec
 
+_POWER_ACTIONS = ("on", "off", "cycle")
+
 
 class Actions:
     """Handlers of the endpoints that are Bedplate's own."""
@@ -29,6 +34,7 @@ class Actions:
             "timeline": self._timeline,
             "kubeconfig": self._kubeconfig,
             "enrol": self._enrol,
+            "power": self._power,
         }
 
     def of(self, target: Target) -> Callable[[Request, Target], Awaitable[Response]] | None:
@@ -103,6 +109,21 @@ class Actions:
         response = json_response(made)
         response.headers["Cache-Control"] = "no-store"
         return response
+
+    async def _power(self, request: Request, target: Target) -> Response:
+        _only(request, target, "POST")
+        if target.info.kind != "Server":
+            raise errors.not_found_path(request.url.path)
+        if self._hooks.operator is None:
+            raise _not_served("power orders")
+        body = await _mapping(request)
+        action = body.get("action")
+        if action not in _POWER_ACTIONS:
+            said = f'action: "{action}" is no power order' if action else "action: is missing"
+            raise errors.bad_request(f'{said}; write "on", "off" or "cycle"')
+        await to_thread.run_sync(self._objects.store.get, "Server", "", target.name)
+        force, dry_run = bool(body.get("force")), bool(body.get("dryRun"))
+        return json_response(await self._hooks.operator.power(target.name, action, force=force, dry_run=dry_run))
 
 
 async def _mapping(request: Request) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from bedplate.model.kinds.base import Object
 from bedplate.ports import Duplex
+
+PowerAction = Literal["on", "off", "cycle"]
 
 
 class NotAvailable(Exception):
@@ -39,7 +41,6 @@ class Planner(Protocol):
         """Tell why an object is as it is: `{"sentences": [...], "machines": [...], "servers": {...}}`."""
         ...
 
-
     async def timeline(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         """Where the time went until a Cluster, NodePool or Machine was as declared, as `runner.history` has it."""
         ...
@@ -68,6 +69,15 @@ class Operator(Protocol):
         """Make what a server's agent needs to become known, once. Holds secrets: never kept, never logged.
 
         `controller` is the address that the agent is to dial; `replace`: the server was installed anew.
+        """
+        ...
+
+    async def power(
+        self, server: str, action: PowerAction, *, force: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Switch a server by its BMC: `{"power": ..., "runs": [...]}`, the power as it was read back.
+
+        A server on which machines run is not switched off but with `force`. `dry_run`: read and tell, switch nothing.
         """
         ...
 

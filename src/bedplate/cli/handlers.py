@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bedplate.api.hooks import Gauge, NotAvailable
+from bedplate.api.hooks import Gauge, NotAvailable, PowerAction
+from bedplate.cli import power
 from bedplate.drivers.agents.authority import EnrolmentRefused
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
@@ -40,6 +41,7 @@ class Handlers:
         controller: Controller,
         agents: AgentServer,
         bootstrap: KubeadmDriver,
+        bmcs: power.BmcPower,
         *,
         seed: int,
         proxy_url: str = "",
@@ -49,6 +51,7 @@ class Handlers:
         self._controller = controller
         self._agents = agents
         self._bootstrap = bootstrap
+        self._bmcs = bmcs
         self._seed = seed
         self._proxy_url = proxy_url
 
@@ -129,6 +132,13 @@ class Handlers:
             raise NotAvailable(str(error)) from error
         found: dict[str, Any] = json.loads(made)
         return found
+
+    async def power(
+        self, server: str, action: PowerAction, *, force: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Switch a server by its BMC and tell what was read back."""
+        engine = self._controller.engine
+        return await power.order(self._store, engine, self._bmcs, server, action, force=force, dry_run=dry_run)
 
     async def accept(self) -> None:
         """A person accepts what a restored store differs in from the world."""

@@ -25,6 +25,7 @@ from bedplate.cli.identity import api_identity, bracketed, public_names
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
+from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Pool
 from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
@@ -130,8 +131,9 @@ class Process:
             dialer=self._agents, secrets=store, sink=self._sink, addon_text=self._addon_text, machines=self._machines
         )
         self._bootstrap = KubeadmDriver(guests=self._agents, secrets=store, tokens=self._kubernetes, slow=slow)
+        self._bmcs = RedfishDriver(store.user_secret, self._sink)
         self._controller = Controller(
-            self._engine, StorePersistence(store, HOLDER), self._agents, self._bootstrap, self._kubernetes
+            self._engine, StorePersistence(store, HOLDER), self._agents, self._bootstrap, self._kubernetes, self._bmcs
         )
 
     async def run(self, context_file: Path) -> int:
@@ -154,6 +156,7 @@ class Process:
             self._controller,
             self._agents,
             self._bootstrap,
+            self._bmcs,
             seed=_seed(self._store.id),
             proxy_url=self._proxy_url,
         )
@@ -177,6 +180,7 @@ class Process:
                 await serving
             await running
             await self._kubernetes.stop()
+            await self._bmcs.stop()
             await self._agents.stop()
         return 0
 

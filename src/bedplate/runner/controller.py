@@ -21,8 +21,8 @@ from bedplate.engine.diff import family
 from bedplate.engine.engine import Engine
 from bedplate.model.ids import Epoch
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.steps import BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Unknown
-from bedplate.ports import ClusterBootstrap, Hypervisor, Kubernetes
+from bedplate.model.steps import BmcStep, BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Unknown
+from bedplate.ports import Bmc, ClusterBootstrap, Hypervisor, Kubernetes
 
 log = structlog.get_logger()
 
@@ -80,12 +80,14 @@ class Controller:
         hypervisor: Hypervisor,
         bootstrap: ClusterBootstrap,
         kubernetes: Kubernetes,
+        bmc: Bmc,
     ) -> None:
         self._engine = engine
         self._persistence = persistence
         self._hypervisor = hypervisor
         self._bootstrap = bootstrap
         self._kubernetes = kubernetes
+        self._bmc = bmc
         self._queue: asyncio.Queue[msg.Event | None] = asyncio.Queue()
         self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -181,6 +183,8 @@ class Controller:
                     self._set_timer(command.at)
                 case msg.Follow():
                     self._kubernetes.follow(command.clusters)
+                case msg.FollowBmcs():
+                    self._bmc.follow(command.servers)
                 case msg.Halt():
                     self.halted = command.message
                     log.error("stopped acting", reason=command.message)
@@ -262,6 +266,9 @@ class Controller:
             case "kubernetes":
                 assert isinstance(step, KubernetesStep)
                 return await self._kubernetes.run(step, ticket)
+            case "bmc":
+                assert isinstance(step, BmcStep)
+                return await self._bmc.run(step, ticket)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

@@ -16,7 +16,7 @@ from bedplate.model.spec import Spec
 
 def told(engine: Engine) -> tuple[str | None, float]:
     nobody: Any = SimpleNamespace(connected=list, engine=engine, halted=None)
-    handlers = Handlers(nobody, nobody, nobody, nobody, seed=1)
+    handlers = Handlers(nobody, nobody, nobody, nobody, nobody, seed=1)
     [acts] = [g.samples[()] for g in handlers.gauges() if g.name == "bedplate_controller_acts"]
     return handlers.ready(), acts
 

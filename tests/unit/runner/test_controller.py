@@ -68,7 +68,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Disk, 
     monkeypatch.setattr(runner, "LEASE_SECONDS", 0.03)
     monkeypatch.setattr(runner, "HEAL_SECONDS", 0.01)
     disk, listener, nobody = Disk(), Listener(), Any
-    controller = Controller(listener, disk, nobody, nobody, nobody)  # type: ignore[arg-type]
+    controller = Controller(listener, disk, nobody, nobody, nobody, nobody)  # type: ignore[arg-type]
     await controller.lead()
     task = asyncio.create_task(controller.run())
     yield disk, listener, controller

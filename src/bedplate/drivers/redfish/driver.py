@@ -21,6 +21,7 @@ from bedplate.drivers.redfish.follower import Follower
 from bedplate.drivers.redfish.line import Clock, Line, Sleep
 from bedplate.drivers.redfish.power import PowerControl, Reading
 from bedplate.drivers.redfish.session import Session
+from bedplate.drivers.redfish.states import Power
 from bedplate.drivers.redfish.wire import Limits
 from bedplate.model.blueprint import BmcRef
 from bedplate.model.ids import ServerName
@@ -154,13 +155,12 @@ class RedfishDriver:
             raise PowerError(f"another power order for server {server} is in progress; wait until it has ended")
         line.in_use = True
         try:
-            reading = await self._ordered(control, action)
+            wanted, reading = await self._ordered(control, action)
         finally:
             line.in_use = False
         view = self._view(server, reading)
         if (follower := self._follower(server)) is not None:
             follower.tell(view)
-        wanted = "off" if action == "off" else "on"
         if reading.answered and reading.power == wanted:
             return view
         was = f'its BMC reads "{reading.raw}"' if reading.answered and reading.raw else "its power can't be read back"
@@ -180,15 +180,16 @@ class RedfishDriver:
             follower.tell(view)
         return view
 
-    async def _ordered(self, control: PowerControl, action: PowerAction) -> Reading:
+    async def _ordered(self, control: PowerControl, action: PowerAction) -> tuple[Power, Reading]:
+        """Give the last state that was to be reached, and what came of it."""
         until = self._clock() + PERSON_SECONDS
         if action == "on":
-            return await control.on(until)
+            return "on", await control.on(until)
         reading = await control.off(until)
         if action == "off" or not (reading.answered and reading.power == "off"):
-            return reading
+            return "off", reading
         await control.rest(until)
-        return await control.on(until)
+        return "on", await control.on(until)
 
     # --- following --------------------------------------------------------------------------------------------
 

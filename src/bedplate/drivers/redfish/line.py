@@ -36,6 +36,7 @@ class Line:
         self.sleep = sleep
         self.fences = 0
         """Fences in progress: while there is one, nobody powers on."""
+        self.fences_begun = 0
         self.in_use = False
         """A person's order is in progress."""
         self._session = session

@@ -42,7 +42,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     ordered: bool = False
     """An order may have reached the BMC."""
     after_order: bool = False
-    """`power` was read after the last order."""
+    """`power` was read after an order."""
     raw: str = ""
     """The BMC's own word for its power state."""
     reply: str = ""
@@ -96,6 +96,7 @@ class PowerControl:
         """Cut the power and read back until it is surely off, or `until`. What is off already is off."""
         line = self._line
         line.fences += 1
+        line.fences_begun += 1
         try:
             return await _Change(self, "off", until).run()
         finally:
@@ -152,6 +153,7 @@ class _Change:
         self._line = control.line
         self._to: Literal["on", "off"] = to
         self._until = until
+        self._fences = self._line.fences_begun
         self._ordered = False
         self._order_at = float("-inf")
         """When the next order is due."""
@@ -169,7 +171,7 @@ class _Change:
             if look:
                 try:
                     self._last = await control.power(self._until)
-                    self._read_after_order = self._ordered
+                    self._read_after_order = self._read_after_order or self._ordered
                     self._error = ""
                 except BmcError as fault:
                     self._error = fault.message
@@ -181,8 +183,8 @@ class _Change:
                     return self._reading(answered=True)
             look = True
             if self._last != self._to and line.clock() >= self._order_at:
-                if self._to == "on" and line.fences:
-                    self._error = "it is being fenced; power it on once it is confirmed to be off"
+                if self._to == "on" and (line.fences or line.fences_begun != self._fences):
+                    self._error = "it was fenced meanwhile; power it on once it is confirmed to be down"
                     return self._reading(answered=self._last is not None)
                 pause = max(pause, await self._give_order())
             await control.wait(asked + pause - line.clock() if self._last == self._to else pause, self._until)
@@ -196,7 +198,6 @@ class _Change:
     async def _give_order(self) -> float:
         """Order; gives the seconds that the BMC asks to be left alone."""
         self._order_at = self._line.clock() + ORDER_AGAIN_SECONDS
-        self._read_after_order = False
         try:
             self._reply = await self._control.order(self._to, self._until)
             self._ordered = True

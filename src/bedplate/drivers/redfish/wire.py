@@ -145,7 +145,8 @@ class Wire:
         secured.settimeout(self._limits.read)
         secured.do_handshake()
         if pinned and not self._trust.is_pinned(secured):
-            raise ssl.SSLError("its certificate is for another name and is not the one that verifyCA gives")
+            why = f"the certificate of {host} is for another name, and is none that spec.bmc.verifyCA gives"
+            raise WireError(f"{why}; give this very certificate there, or use the name that is in it", sent=False)
         return secured
 
     def _hold(self, opened: socket.socket) -> socket.socket:
@@ -180,7 +181,7 @@ class Wire:
             why = f"the certificate of {where} is not trusted ({error.verify_message})"
             return f'{why}; give it or its CA in spec.bmc.verifyCA, or write "insecure" there'
         if isinstance(error, ssl.SSLError):
-            return f"no TLS with {where}: {error.reason or (error.args and error.args[-1]) or error}"
+            return f"no TLS with {where}: {error.reason or error}"
         if isinstance(error, TimeoutError):
             return f"{where} did not answer in time"
         if isinstance(error, socket.gaierror):

@@ -21,8 +21,10 @@ class Bmc(Wire, frozen=True):
     """A server's management controller, spoken to in Redfish."""
 
     address: str
+    """`redfish+https://HOST[:PORT]/redfish/v1/Systems/ID`; without a path: the only system that it has."""
     credentials: BmcCredentials
     verify_ca: str = ""
+    """PEM of the certificate's CA, or the certificate itself; `insecure` takes any; empty: what the system trusts."""
 
 
 class Reservation(Wire, frozen=True):
