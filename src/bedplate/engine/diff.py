@@ -179,7 +179,9 @@ def _out_of_service(world: World, m: MachineEntry) -> Next | None:
         return None
     d = _domain(world, m)
     runs = d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
-    if m.out_of_service and not runs and not node.value.out_of_service:
+    lost = world.blueprint.server(m.server)
+    ended = not runs and (_usable(world, m.server) or (lost is not None and lost.standing == "dead"))
+    if m.out_of_service and ended and not node.value.out_of_service:
         if m.desired == "run" and attempt(world, m.key, "MarkOutOfService", m.generation).count:
             return None  # it must not hold up the machine's own start
         step = MarkOutOfService(cluster=cluster, machine=m)
@@ -208,6 +210,9 @@ def _ready_to_start(world: World, m: MachineEntry, d: DomainView) -> Next | None
     """What is missing before it can be started, by whomever; None: nothing, or it runs."""
     if d.state in {"running", "paused"}:
         return None
+    view = world.inventory.server(m.server)
+    if view is None or view.value.pool(m.disk_pool) is None:
+        return _wait(Waiting.SERVER, f"server {m.server} does not show disk pool {m.disk_pool}")
     if m.carried and d.generation < m.generation:
         return Next(step=DefineDomain(machine=m), reason=f"{m.server} takes its disk over")
     if not d.volume:

@@ -335,6 +335,9 @@ class Engine:
                 if isinstance(before, ClusterEntry):
                     self.inventory.forget_cluster(before.cluster)
             self._projection.entry_changed(before, entry)
+            if isinstance(entry or before, ServerEntry):
+                for machine in affected:
+                    self._projection.touch(machine)
         for change in report.changes:
             self._tell(change.key, "Normal", change.action.capitalize(), change.sentence)
         self._finalise(delta)

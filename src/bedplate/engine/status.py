@@ -229,6 +229,9 @@ def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
     complete = ready == p.spec.replicas == len(machines) and k not in engine.waiting
     _, reason, sentence = _what_now(engine, k)
     message = sentence or f"{ready} of {p.spec.replicas} nodes are Ready"
+    leaving = len(machines) - len(running)
+    if not sentence and leaving and ready == p.spec.replicas:
+        reason, message = reason or "MachinesGoing", f"{message}; {leaving} given up and not gone yet"
     entry = engine.blueprint.cluster(cluster_key(p.metadata.namespace, p.spec.cluster))
     return NodePoolStatus(
         observed_generation=p.metadata.generation,
@@ -271,7 +274,10 @@ def virtual_machine(engine: Engine, v: VirtualMachine) -> VirtualMachineStatus:
     rests = v.spec.run_strategy == "RerunOnFailure" and phase is Phase.DOWN
     if rests and domain is not None and domain.state == "shutoff":
         phase, reason, sentence = Phase.STOPPED, "", "its guest has powered off"
-    ready = phase in _AS_WANTED[v.spec.run_strategy]
+    lost = engine.blueprint.server(m.server)
+    if lost is not None:  # what was seen there last says nothing of now
+        reason, sentence = reason or "ServerNotConnected", sentence or f"server {m.server} is not heard of"
+    ready = phase in _AS_WANTED[v.spec.run_strategy] and lost is None
     return VirtualMachineStatus(
         observed_generation=generation,
         phase=phase.value,
@@ -300,6 +306,8 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
         phase = _STANDING_PHASES[lost.standing]
         ok, reason = False, waiting.reason.value if waiting is not None else phase
         message = waiting.sentence if waiting is not None else lost.reason
+        if view.error and AGENT_AWAY not in view.error:
+            message = f"{view.error}; {message}"
     found = list(_ready(ok, reason, message, generation))
     if s.spec.maintenance is not None:
         empty = machines == 0

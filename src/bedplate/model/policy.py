@@ -43,9 +43,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Without a word from an agent for so long, its server counts as not connected."""
     tick: float = 0.05
     """News is gathered this long before planning, so that a busy fleet does not make a blueprint per event."""
-    suspect_after: float = 6.0
+    suspect_after: float = 4.0
     """Seconds without an agent's connection before its server is suspect: an agent that is restarted is back in two,
-    a connection that is cut and heals in three."""
+    a connection that is cut and heals in three. Its power is read from then on, so that even a BMC that takes 5 s for
+    an answer has given one when the lease expires."""
     power_fresh: float = 5.0
     """Seconds for which a suspect server's power state, once read, is believed."""
     unconfirmed_replace: float = 300.0

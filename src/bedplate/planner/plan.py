@@ -38,6 +38,8 @@ _ROUNDS = 12
 between duties, which the next planning may go on with: nothing is lost."""
 _EVERYWHERE = frozenset({"network", "diskpool", "image", "release", "fleetpolicy"})
 """Kinds of which one object can matter to every unit. They change seldom."""
+_EVIDENCE = frozenset({"server", "node", "cluster-view"})
+"""Kinds of news that can tell of any server that is not heard of: its nodes, its leases' witnesses, how many are lost."""
 
 
 class PlanResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +157,8 @@ def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | No
         if kind in _EVERYWHERE and not (kind == "image" and rest.count("/")):
             return None
         units |= _units_of_one(inp, index, k, kind, rest)
+        if kind in _EVIDENCE:
+            units |= {e.key for e in index.entries_of_servers() if e.standing != "dead"}
     if units and index.fleet_work:
         units.add(FLEET)
     return units

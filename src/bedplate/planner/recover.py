@@ -25,6 +25,9 @@ MANY = 0.3
 _SETTLE = 30.0
 """Seconds after a disk was made in which not yet seeing it means nothing: an agent tells of changes within seconds."""
 
+_STORAGE = frozenset({"DiskFailed", "LeaseLost", "PoolMissing"})
+"""Failures that say more of what a machine's disk lies on than of the machine: many at once are no machines' faults."""
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """What a machine's condition asks for."""
@@ -245,7 +248,7 @@ def _given_up(p: Planning, m: MachineEntry, *, confirmed: bool) -> Verdict | Non
     for name, history in sorted(histories.items()):
         if history.count >= p.policy.step_attempts_limit and not history.running:
             said = f"{name} failed {history.count} times, last: {history.last_error}"
-            return Verdict("replace", said, confirmed=confirmed)
+            return Verdict("replace", said, confirmed=confirmed and history.last_error_reason not in _STORAGE)
     return None
 
 

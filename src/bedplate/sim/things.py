@@ -95,7 +95,8 @@ class SimDomain:
     defined_boot: int
     state: RunState = "shutoff"
     run: int = 0
-    """Counts starts, so that a process of an earlier run knows that it is over. A live move is the same run."""
+    """The number of its last start, so that a process of an earlier run knows that it is over. A live move is the same
+    run; a start on another server is another."""
     guest_agent: bool = False
     bootstrap: Literal["", "running", "done", "failed"] = ""
     detail: str = ""

@@ -85,6 +85,8 @@ class World:
         """As agents measure it; kept by `load.Loads`."""
         self.crowds: set[ServerName] = set()
         """Servers on which other guests run since load was last measured."""
+        self.runs = 0
+        """Starts of domains so far: each is known by its number, on whichever server."""
         self.live: dict[MachineUid, list[SimDomain]] = {}
         """Domains that have a QEMU process, by machine: more than one is a disaster, or a move in progress."""
         self.memory: dict[ServerName, int] = defaultdict(int)
@@ -207,7 +209,8 @@ class World:
         domain.bootstrap = ""
         domain.detail = ""
         if state == "running":
-            domain.run += 1
+            self.runs += 1
+            domain.run = self.runs
             domain.hardware = domain.entry
         self._open(domain)
         self.touch(self.servers[domain.server], domain.entry.uid)
