@@ -9,7 +9,9 @@ import sys
 from bench import report
 from bench.reference import machine
 
-NAMES = ("planning", "change", "listing", "rest")
+NAMES = ("planning", "change", "listing", "rest", "balance")
+FULL = ("balance",)
+"""Those that can also measure what takes a quarter of an hour."""
 
 
 def main() -> int:
@@ -17,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(NAMES)} (default: all)")
     parser.add_argument("--small", action="store_true", help="a tenth of the fleet: quick, for trying the measurements")
+    parser.add_argument("--full", action="store_true", help=f"also what takes very long ({', '.join(FULL)})")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in NAMES]
     if unknown:
@@ -24,7 +27,8 @@ def main() -> int:
     print(f"{machine()}\n\n{report.header()}", flush=True)
     missed = 0
     for name in args.names or NAMES:
-        for figure in importlib.import_module(f"bench.{name}").run(args.small):
+        more = {"full": True} if args.full and name in FULL else {}
+        for figure in importlib.import_module(f"bench.{name}").run(args.small, **more):
             print(report.row(figure), flush=True)
             missed += not figure.met
     return 1 if missed else 0

@@ -9,8 +9,8 @@ Two bounds decide most questions without placing anything:
   machine; losing a server loses its slots and brings its machines. If the k servers that lose and bring most leave
   enough, all others do. Slots on as many servers as a group may bar are not counted.
 
-Between the two, best-fit-decreasing places the machines of the worst sets for real, with every rule (on equal servers it
-takes at most 11/9 of what the best packing takes, and 4 more: Johnson et al., SIAM J. Comput. 3, 1974). Worst are the
+Between the two, best-fit-decreasing places the machines of the worst sets for real, with every rule (on equal servers
+it takes at most 11/9 of what the best packing takes, and 4: Johnson et al., SIAM J. Comput. 3, 1974). Worst are the
 servers with the most memory in use, with the most memory, and with the most slots and machines.
 """
 

@@ -102,4 +102,5 @@ class Unevenness:
         """The machine's demand goes from one server to another."""
         for server, sign in ((source, -1.0), (target, 1.0)):
             self.use[server] += sign * self.demand[machine] * self.per[server]
-            self.spread[server] += sign * self._variance[machine] * self.per[server] ** 2
+            left = self.spread[server] + sign * self._variance[machine] * self.per[server] ** 2
+            self.spread[server] = np.maximum(left, 0.0)  # what is left of nothing by rounding has no root
