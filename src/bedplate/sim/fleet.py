@@ -7,6 +7,8 @@ from bedplate.model.kinds.base import MachineShape, Object
 from bedplate.model.kinds.cluster import Cluster, ClusterSpec, ControlPlane, NodePool, NodePoolSpec
 from bedplate.model.kinds.infrastructure import (
     AddressRange,
+    Bmc,
+    BmcCredentials,
     DiskPool,
     DiskPoolSpec,
     Image,
@@ -21,29 +23,49 @@ from bedplate.model.kinds.infrastructure import (
 )
 from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine, VirtualMachineSpec
 from bedplate.model.meta import ObjectMeta
-from bedplate.sim.world import SimPool, World
+from bedplate.sim.things import SimPool
+from bedplate.sim.world import World
 
 VERSION = "1.35.3"
 
 
-def world(servers: int = 3, *, memory_mib: int = 65_536, cpus: int = 16, shared: bool = False) -> World:
-    """A world of equal hypervisors hv1, hv2, ... with one disk pool, `local` or `shared`."""
+def world(
+    servers: int = 3, *, memory_mib: int = 65_536, cpus: int = 16, shared: bool = False, local: bool | None = None
+) -> World:
+    """A world of equal hypervisors hv1, hv2, ... with a disk pool each (`local`), one for all (`shared`), or both.
+
+    Without `local` given there is one of them.
+    """
     made = World()
     pool = SimPool("shared", shared=True)
     for n in range(1, servers + 1):
-        pools = {"shared": pool} if shared else {"local": SimPool("local")}
+        pools = {"shared": pool} if shared else {}
+        if local or (local is None and not shared):
+            pools["local"] = SimPool("local")
         made.add_server(f"hv{n}", memory_mib=memory_mib, cpus=cpus, pools=pools)
     return made
 
 
 def infrastructure(
-    of: World, *, racks: int = 0, addresses: int = 200, vips: int = 10, images: tuple[str, ...] = (VERSION,)
+    of: World,
+    *,
+    racks: int = 0,
+    feeds: int = 0,
+    bmcs: bool = False,
+    addresses: int = 200,
+    vips: int = 10,
+    images: tuple[str, ...] = (VERSION,),
 ) -> list[Object]:
-    """Servers, a network, disk pools, images and releases that fit the world; `racks`: over so many."""
+    """Servers, a network, disk pools, images and releases that fit the world.
+
+    `racks`, `feeds`: servers are spread over so many racks and power feeds; `bmcs`: their BMCs are declared.
+    """
     found: list[Object] = []
     for n, name in enumerate(sorted(of.servers)):
         domain = {"rack": f"r{n % racks + 1}"} if racks else {}
-        found.append(Server(metadata=ObjectMeta(name=name), spec=ServerSpec(role="hypervisor", failure_domain=domain)))
+        domain |= {"power": f"f{n % feeds + 1}"} if feeds else {}
+        spec = ServerSpec(role="hypervisor", failure_domain=domain, bmc=bmc(name) if bmcs else None)
+        found.append(Server(metadata=ObjectMeta(name=name), spec=spec))
     found.append(network(addresses=addresses, vips=vips))
     for name, shared in sorted({(p.name, p.shared) for s in of.servers.values() for p in s.pools.values()}):
         spec = DiskPoolSpec(type="shared" if shared else "local", path=f"/var/lib/bedplate/{name}")
@@ -52,6 +74,11 @@ def infrastructure(
         found.append(image(f"node-{version}", version))
         found.append(Release(metadata=ObjectMeta(name=version), spec=ReleaseSpec(version=version)))
     return found
+
+
+def bmc(name: str) -> Bmc:
+    """A server's BMC as it is declared."""
+    return Bmc(address=f"redfish+https://bmc-{name}/redfish/v1/Systems/1", credentials=BmcCredentials(secret="bmcs"))
 
 
 def network(name: str = "lan", *, addresses: int = 200, vips: int = 10) -> Network:

@@ -11,6 +11,8 @@ import zlib
 from bisect import bisect_right
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from bedplate.model.ids import Key, MachineUid, ServerName
 from bedplate.model.inventory import LoadView, MachineLoad
@@ -20,8 +22,14 @@ from bedplate.sim.world import World
 DAY = 86_400.0
 TOLD = 0.1
 """A change of a server's load by more than this share of its cores is told."""
+SPREAD = 3**0.5
+"""Half the width of an even distribution of standard deviation one."""
 UNEVEN = 0.3
 """By so much a machine's share of its owner's curve may differ from the others'."""
+
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +66,13 @@ class Loads:
         self._default = Curve()
         self._curves: dict[Key, Curve] = {}
         self._fixed: dict[MachineUid, float] = {}
-        self._weights: dict[ServerName, dict[Key, float]] = {}
         self._round = 0
+        self._owners: dict[Key, int] = {}
+        """Each owner's number."""
+        self._parts: dict[ServerName, tuple[Floats, Ints]] = {}
+        """Of each server's machines: cores at a level of one, the owner's number."""
+        self._whole: tuple[Floats, Ints, Ints] | None = None
+        """The same of all servers, with the server's number."""
 
     def follow(self, owner: Key | str, curve: Curve) -> None:
         """Have an owner's machines (`nodepool/default/shop-web`) follow a curve; `*`: all that have none."""
@@ -74,44 +87,43 @@ class Loads:
             self._fixed.pop(uid, None)
         else:
             self._fixed[uid] = cores
-        self._weights.clear()
+        self._world.crowds.update(d.server for d in self._world.live.get(uid, ()))
         self.look()
 
     def look(self) -> None:
         """Measure now, and have told what has changed by enough."""
         self._round += 1
-        levels: dict[Key, float] = {}
-        for name in self._world.crowds:
-            self._weights.pop(name, None)
+        weights, owners, servers = self._all()
         moved, self._world.crowds = self._world.crowds, set()
-        for server in self._world.servers.values():
-            if not server.alive:
-                continue
-            known = self._weights.get(server.name)
-            weights = known if known is not None else self._weigh(server)
-            cores = 0.0
-            for owner, weight in weights.items():
-                level = levels.get(owner)
-                if level is None:
-                    level = levels[owner] = self._level(owner)
-                cores += weight * level
-            cores = min(cores, float(server.cpus))
+        levels = np.array([self._level(owner) for owner in self._owners] or [0.0])
+        used = np.bincount(servers, weights=weights * levels[owners], minlength=len(self._world.servers))
+        for server, cores in zip(self._world.servers.values(), used.tolist(), strict=True):
             told = self._world.loads.get(server.name)
-            if told is None or server.name in moved or abs(cores - told.cpu) > TOLD * server.cpus:
+            cores = min(cores, float(server.cpus))
+            same = told is not None and server.name not in moved and abs(cores - told.cpu) <= TOLD * server.cpus
+            if server.alive and not same:
                 self._world.loads[server.name] = self._view(server, levels)
                 self._world.touch_load(server)
 
-    def _weigh(self, server: SimServer) -> dict[Key, float]:
-        """How many cores each owner's machines here use at a level of one; under "" those that are fixed."""
-        weights: dict[Key, float] = {}
-        for domain in server.domains.values():
-            if domain.state == "running":
-                owner, weight = self._share(domain)
-                weights[owner] = weights.get(owner, 0.0) + weight
-        self._weights[server.name] = weights
-        return weights
+    def _all(self) -> tuple[Floats, Ints, Ints]:
+        """All running machines; what changed since the last look is weighed anew."""
+        changed = [s for s in self._world.servers.values() if s.name in self._world.crowds or s.name not in self._parts]
+        if changed or self._whole is None:
+            for server in changed:
+                self._parts[server.name] = self._weigh(server)
+            parts = [self._parts[name] for name in self._world.servers]
+            sizes = [len(w) for w, _ in parts]
+            numbers = np.repeat(np.arange(len(parts)), sizes)
+            self._whole = (np.concatenate([w for w, _ in parts]), np.concatenate([o for _, o in parts]), numbers)
+        return self._whole
+
+    def _weigh(self, server: SimServer) -> tuple[Floats, Ints]:
+        shares = [self._share(d) for d in server.domains.values() if d.state == "running"]
+        numbers = [self._owners.setdefault(owner, len(self._owners)) for owner, _ in shares]
+        return np.array([weight for _, weight in shares], dtype=float), np.array(numbers, dtype=int)
 
     def _share(self, domain: SimDomain) -> tuple[Key, float]:
+        """Whose curve a machine follows, and its cores at a level of one; "" for what is fixed."""
         m = domain.hardware or domain.entry
         fixed = self._fixed.get(m.uid)
         if fixed is not None:
@@ -124,15 +136,15 @@ class Loads:
             return 1.0
         curve = self._curves.get(owner, self._default)
         dice = zlib.crc32(f"{self._seed}/{owner}/{self._round}".encode()) % 2001 / 1000 - 1
-        return min(1.0, max(0.0, curve.at(self._world.now - self._start) + curve.noise * 1.7 * dice))
+        return min(1.0, max(0.0, curve.at(self._world.now - self._start) + curve.noise * SPREAD * dice))
 
-    def _view(self, server: SimServer, levels: dict[Key, float]) -> LoadView:
+    def _view(self, server: SimServer, levels: Floats) -> LoadView:
         machines: list[MachineLoad] = []
         for domain in server.domains.values():
             if domain.state == "running":
                 owner, weight = self._share(domain)
                 m = domain.hardware or domain.entry
-                cores = min(float(m.cpu), weight * levels.get(owner, 1.0))
+                cores = min(float(m.cpu), weight * float(levels[self._owners[owner]]))
                 noise = self._curves.get(owner, self._default).noise
                 machines.append(MachineLoad(m.uid, cores, noise * m.cpu))
         wanted = sum(m.cpu for m in machines)

@@ -62,6 +62,7 @@ def receive(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     leases.arm(world, server)
     record = server.records.setdefault(m.uid, SimRecord())
     record.boot = max(record.boot, m.boot)
+    world.touch(server, m.uid)
     return None
 
 

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from bedplate.checks.blueprint import Finding
-from bedplate.checks.blueprint import check as check_plan
+from bedplate.checks.blueprint import Checker
 from bedplate.engine import messages as msg
 from bedplate.engine.engine import Engine
 from bedplate.model.blueprint import Delta
@@ -24,7 +23,6 @@ from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import Step, Ticket
-from bedplate.planner.plan import PlanInput, PlanResult
 from bedplate.sim import drivers, truth
 from bedplate.sim.controller import SimController
 from bedplate.sim.delivery import Attempted
@@ -99,7 +97,7 @@ class Simulator(Happenings):
 
         `known`: what it knows beforehand.
         """
-        engine = Engine(self.policy, self._seed, _checked)
+        engine = Engine(self.policy, self._seed, Checker())
         controller = SimController(self, engine, len(self.controllers) + 1)
         self.controllers.append(controller)
         seen = tuple(Observation(value=v, time=self.now, source="step") for v in known)
@@ -219,10 +217,6 @@ class Simulator(Happenings):
     def dawdle(self, between: Range = (0.2, 3.0)) -> float:
         """A while."""
         return self._durations.draw(between)
-
-
-def _checked(inp: PlanInput, result: PlanResult) -> tuple[Finding, ...]:
-    return check_plan(inp, result)
 
 
 def void(_: object) -> None:
