@@ -76,8 +76,9 @@ def main() -> int:
     lab = _bedplate("lab", "status")
     if lab["phase"] != "up" or len(lab["hypervisors"]) < 3:
         return _refuse("the lab is not up with three hypervisors; run `bedplate lab up --hypervisors 3`")
-    if (there := _bedplate("get", "machines", "-A")["items"]) or (there := _bedplate("get", "virtualmachines", "-A")["items"]):
-        return _refuse(f"{len(there)} machines run in the lab and would take its cores; delete their clusters first")
+    there = [m for kind in ("machines", "virtualmachines") for m in _bedplate("get", kind, "-A")["items"]]
+    if there:
+        return _refuse(f"{len(there)} machines run in the lab and would take its cores; delete them first")
     args.folder.mkdir(mode=0o700)
     write(args.folder, lab, args.kubernetes)
     return 0
