@@ -60,6 +60,29 @@ async def test_off_is_asked_twice_a_second_apart_before_it_is_believed(rig: Trou
     assert rig.bmc.orders == []
 
 
+async def test_two_who_ask_at_once_do_not_confirm_each_other(rig: Troubled) -> None:
+    rig.set_power("off")
+    begun = rig.clock()
+    results = await asyncio.gather(rig.read(), rig.off(), rig.read())
+    assert {view(r).power for r in results} == {"off"}
+    assert rig.clock() - begun >= 1
+    assert reads(rig.bmc) > 3
+
+
+async def test_off_is_not_believed_where_an_order_to_power_on_may_still_come_into_effect(rig: Troubled) -> None:
+    """The order that undoes it does not get through: then `off` may be the quiet before it powers on."""
+    rig.set_power("off")
+    rig.bmc.takes_effect_after = 600.0
+    with pytest.raises(PowerError):
+        await rig.driver.power(HV1, rig.ref, "on")
+    rig.bmc.trouble = lambda _m, path: throw(error(503)) if path == RESET else None
+    assert isinstance(await rig.off(deadline=60), Unknown)
+    assert view(await rig.read()).power == "unknown"
+    rig.bmc.trouble = None
+    assert view(await rig.off()).power == "off"
+    assert rig.bmc.orders[-1] == "ForceOff"
+
+
 async def test_what_was_just_read_as_off_twice_costs_a_slow_bmc_one_more_reading(rig: Troubled) -> None:
     rig.set_power("off")
     await rig.read()

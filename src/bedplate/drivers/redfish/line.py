@@ -22,7 +22,9 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[object]]
 
-STREAK_SECONDS = 60.0
+APART_SECONDS = 1.0
+"""Two readings of `off` that begin closer together are one: whoever lies for a moment lies to both."""
+STREAK_SECONDS = 30.0
 """Readings further apart do not confirm each other."""
 FRESH_ORDER_SECONDS = 120.0
 """After an order to power on, `off` may only mean that it has not begun: for so long it is not taken for `off`."""
@@ -43,7 +45,10 @@ class Line:
         self._limits = limits
         self._taken = asyncio.Lock()
         self._system: Json = {}
-        self._offs = 0
+        self._off_from: float | None = None
+        """When the first of an unbroken row of readings of `off` began."""
+        self._off_to = 0.0
+        """When the last of them began."""
         self._read_at = float("-inf")
         self._ordered_on = float("-inf")
         self._raw = ""
@@ -52,8 +57,8 @@ class Line:
 
     @property
     def off_is_sure(self) -> bool:
-        """True where `off` was read twice in a row, by requests of their own."""
-        return self._offs >= 2
+        """True where `off` was read twice in a row, by requests of their own that began `APART_SECONDS` apart."""
+        return self._off_from is not None and self._off_to - self._off_from >= APART_SECONDS
 
     @property
     def turning_on(self) -> bool:
@@ -76,16 +81,22 @@ class Line:
 
     async def system(self, pool: ThreadPoolExecutor, seconds: float) -> Json:
         """Read the system anew. Raises `BmcError`."""
+
+        def read() -> tuple[float, Json]:
+            return self.clock(), self._session.system()
+
         try:
-            found = await self.ask(pool, self._session.system, seconds)
+            began, found = await self.ask(pool, read, seconds)
         except BmcError:
-            self._offs = 0
+            self._off_from = None
             raise
-        now = self.clock()
         power, raw = power_of(found)
-        follows = now - self._read_at <= STREAK_SECONDS
-        self._offs = (self._offs + 1 if follows else 1) if power == "off" else 0
-        self._system, self._read_at, self._raw = found, now, raw
+        if power != "off":
+            self._off_from = None
+        elif self._off_from is None or began - self._off_to > STREAK_SECONDS:
+            self._off_from = began
+        self._off_to = began
+        self._system, self._read_at, self._raw = found, self.clock(), raw
         return found
 
     async def get(self, pool: ThreadPoolExecutor, path: str, seconds: float) -> Json:
@@ -94,10 +105,15 @@ class Line:
 
     async def order(self, pool: ThreadPoolExecutor, choices: tuple[str, ...], seconds: float, *, on: bool) -> str:
         """Order a change of power; gives what was ordered. Raises `BmcError`."""
-        self._offs = 0
-        self._ordered_on = self.clock() if on else float("-inf")
+        self._off_from = None
         system = self._system
-        return await self.ask(pool, lambda: self._session.order(system, choices), seconds)
+        if on:
+            self._ordered_on = self.clock()
+        said = await self.ask(pool, lambda: self._session.order(system, choices), seconds)
+        self._off_from = None
+        if not on:  # taken: what was ordered before it is over
+            self._ordered_on = float("-inf")
+        return said
 
     # --- requests ---
 

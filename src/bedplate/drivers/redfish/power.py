@@ -12,7 +12,7 @@ import msgspec
 
 from bedplate.drivers.redfish import quirks
 from bedplate.drivers.redfish.faults import BmcError
-from bedplate.drivers.redfish.line import Line
+from bedplate.drivers.redfish.line import APART_SECONDS, Line
 from bedplate.drivers.redfish.states import Power, power_of
 from bedplate.drivers.redfish.wire import Limits
 
@@ -30,6 +30,8 @@ PATIENCE_SECONDS = 15.0
 """No longer than this is waited for a BMC that asks to come back later, while a server is to be off."""
 ONCE = "it said once that the power is off, and could not be asked again"
 _READ_TRIES = 3
+_AGAIN_SECONDS = APART_SECONDS + 0.1
+"""From one reading of `off` to the next, with room for a thread to begin."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ class PowerControl:
                 continue
             if power == "off" and not line.off_is_sure:
                 error = ONCE
-                await self._wait(asked + POLL_SECONDS - line.clock(), until)
+                await self._wait(asked + _AGAIN_SECONDS - line.clock(), until)
                 continue
             if power == "off" and line.turning_on:
                 said = "it says off, but was just ordered to power on"
@@ -182,18 +184,22 @@ class _Change:
                 if self._reached():
                     return self._reading(answered=True)
             look = True
-            if self._last != self._to and line.clock() >= self._order_at:
+            open_ = self._last != self._to or (self._to == "off" and line.turning_on)
+            if open_ and line.clock() >= self._order_at:
                 if self._to == "on" and (line.fences or line.fences_begun != self._fences):
                     self._error = "it was fenced meanwhile; power it on once it is confirmed to be down"
                     return self._reading(answered=self._last is not None)
                 pause = max(pause, await self._give_order())
-            await control.wait(asked + pause - line.clock() if self._last == self._to else pause, self._until)
+            once = self._last == self._to == "off" and not line.off_is_sure
+            await control.wait(asked + _AGAIN_SECONDS - line.clock() if once else pause, self._until)
         return self._reading(answered=self._last is not None)
 
     def _reached(self) -> bool:
         if self._last != self._to:
             return False
-        return self._line.raw == "On" if self._to == "on" else self._line.off_is_sure
+        if self._to == "on":
+            return self._line.raw == "On"
+        return self._line.off_is_sure and not self._line.turning_on
 
     async def _give_order(self) -> float:
         """Order; gives the seconds that the BMC asks to be left alone."""
@@ -211,7 +217,7 @@ class _Change:
         return 0.0
 
     def _reading(self, *, answered: bool, settings: bool = False) -> Reading:
-        sure = self._last != "off" or self._line.off_is_sure
+        sure = self._last != "off" or (self._line.off_is_sure and not self._line.turning_on)
         return Reading(
             power=(self._last or "unknown") if sure else "unknown",
             answered=answered,
