@@ -196,7 +196,7 @@ def running(size: Size, blueprint: Blueprint) -> dict[str, list[AnyView]]:
     found: dict[str, list[AnyView]] = {f"agent/hv{n:04}": [server_view(f"hv{n:04}")] for n in range(size.servers)}
     members: dict[str, list[str]] = {}
     for m in blueprint.machines():
-        found[f"agent/{m.server}"].append(domain_view(m))
+        found.setdefault(f"agent/{m.server}", []).append(domain_view(m))
         found.setdefault(f"cluster/{m.cluster}", []).append(node_view(m))
         if m.role == "control-plane":
             members.setdefault(m.cluster, []).append(m.name)
