@@ -305,7 +305,8 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
     if lost is not None:
         phase = _STANDING_PHASES[lost.standing]
         ok, reason = False, waiting.reason.value if waiting is not None else phase
-        message = waiting.sentence if waiting is not None else lost.reason
+        said = waiting.sentence if waiting is not None else lost.reason
+        message = f"{view.error}; {said}" if view.error and view.error != AGENT_AWAY else said
         if view.error and AGENT_AWAY not in view.error:
             message = f"{view.error}; {message}"
     found = list(_ready(ok, reason, message, generation))

@@ -29,8 +29,10 @@ def stranded(p: Planning) -> list[MachineEntry]:
 
 
 def recoverable(p: Planning, m: MachineEntry) -> bool:
-    """It is to be up, its server is dead, and its disk is reached from others too."""
-    return m.desired in {"run", "stop", "manual"} and p.dead(m.server) and p.index.fleet.is_shared(m.disk_pool)
+    """It is to be up, its server is dead, and its disk is reached from others too. One that moves runs at the other end
+    as long as that is not dead too."""
+    ended = p.dead(m.server) and (not m.source or p.dead(m.source))
+    return m.desired in {"run", "stop", "manual"} and ended and p.index.fleet.is_shared(m.disk_pool)
 
 
 def rescue(p: Planning) -> None:
@@ -77,8 +79,15 @@ def _start_elsewhere(p: Planning, m: MachineEntry, starting: Counter[ServerName]
     lost = p.lost(m.server)
     assert isinstance(lost, ServerEntry)
     reason = f"its server {m.server} died ({lost.by} confirmed it)"
-    moved = msgspec.structs.replace(m, server=place.server, source=ServerName(""), carried=True, reason=reason)
+    carried = _has_disk(p, m)
+    moved = msgspec.structs.replace(m, server=place.server, source=ServerName(""), carried=carried, reason=reason)
     if m.desired == "run":
         moved = msgspec.structs.replace(moved, boot=m.boot + 1)
     p.put(moved, f"{m.name} is started on {place.server}: {reason}")
     return place.server
+
+
+def _has_disk(p: Planning, m: MachineEntry) -> bool:
+    """Its disk was made. What died before that begins anew elsewhere; making a disk keeps one that is there already."""
+    seen = any(o.value.volume for o in p.inventory.domains(m.uid))
+    return seen or m.joined or m.carried or p.attempt(m.key, "CreateVolume").succeeded > 0

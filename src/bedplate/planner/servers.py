@@ -85,6 +85,16 @@ def _is_back(p: Planning, entry: ServerEntry, view: ServerView) -> None:
         said = f"{entry.server} is heard of again while its power is cut; that is finished first"
         p.wait(entry.key, Waiting.FENCING, said)
         return
+    bmc = p.inventory.bmc(entry.server)
+    connected = p.inventory.server(entry.server)
+    assert connected is not None
+    if bmc is not None and bmc.value.power == "off" and bmc.time > connected.time:
+        # Its power was cut after it had come back: a connection ends seconds later, if nobody is left to end it.
+        until = bmc.time + p.policy.silence
+        if p.now < until:
+            p.at(until)
+            p.wait(entry.key, Waiting.FENCING, f"{entry.server} was heard of again, and its power was cut since")
+            return
     said = f"{entry.server} is heard of again"
     if entry.standing == "dead" and entry.by == "power" and view.boot_id and view.boot_id == entry.boot_id:
         said = f"{said}, in the same boot, though its BMC said that its power was off: do not trust that BMC"
@@ -174,6 +184,14 @@ def _why_fence(p: Planning, entry: ServerEntry, e: Evidence) -> bool:
         p.at(entry.since + p.policy.isolated_after)
         return p.now >= entry.since + p.policy.isolated_after
     return True
+
+
+def fence_ahead(p: Planning, entry: ServerEntry) -> bool:
+    """True while a fence that may yet confirm the end of a server is to be begun, or was not tried to its end."""
+    if entry.standing == "fence":
+        return p.attempt(entry.key, "PowerOff").count == 0
+    declared = p.spec.servers.get(entry.key)
+    return _why_fence(p, entry, evidence(p, entry)) and _stopped(p, entry, declared) is None
 
 
 def _stopped(p: Planning, entry: ServerEntry, declared: Server | None) -> tuple[Waiting, str] | None:
