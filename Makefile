@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` runs a real Kubernetes cluster in the lab, `make test` passes the tests.
 # Everything they need is set up by `scripts/setup` (Debian packages, a Python environment in .venv).
-.PHONY: setup check test test-long demo lint types unit bench docs clean
+.PHONY: setup check test test-long demo demo-failover lint types unit bench docs clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.ready
@@ -32,6 +32,9 @@ test-long: test
 
 demo: $(STAMP)
 	$(PYTHON) scripts/demo.py
+
+demo-failover: $(STAMP)
+	$(PYTHON) scripts/demo_failover.py
 
 bench: $(STAMP)
 	$(PYTHON) -m bench

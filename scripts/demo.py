@@ -9,13 +9,11 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BEDPLATE = [str(Path(sys.executable).parent / "bedplate")]
-PHASES: list[tuple[str, float]] = []
+from showing import bedplate, run, say, tell_phases
+
 TIMELINE: list[str] = []
 """The cluster's, told before it is deleted and shown at the end."""
 
@@ -47,41 +45,6 @@ spec:
   selector: {app: hello}
   ports: [{port: 80, targetPort: 8080}]
 """
-
-
-def say(text: str) -> None:
-    """A headline."""
-    print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
-
-
-PATIENCE_SECONDS = 300.0
-"""An emulated API server under load may miss its deadlines for a minute or two; a real one never needs this."""
-
-
-def run(*argv: str, phase: str = "", stdin: str | None = None, show: bool = True, patient: bool = False) -> str:
-    """Run a command as a user would, show it, and time it under its phase. `patient`: try again where it fails."""
-    words = ["bedplate", *argv[1:]] if argv[0] == BEDPLATE[0] else list(argv)
-    if show:
-        print(f"$ {' '.join(words)}", flush=True)
-    began = time.monotonic()
-    captured = not show or stdin is not None
-    while True:
-        done = subprocess.run(argv, input=stdin, text=True, stdout=subprocess.PIPE if captured else None, check=False)
-        if not done.returncode or not patient or time.monotonic() - began > PATIENCE_SECONDS:
-            break
-        time.sleep(5)
-    if phase:
-        PHASES.append((phase, time.monotonic() - began))
-    if done.returncode:
-        raise SystemExit(f"demo: {' '.join(words)} ended with {done.returncode}")
-    if captured and show and done.stdout:
-        print(done.stdout, end="", flush=True)
-    return done.stdout or ""
-
-
-def bedplate(*argv: str, phase: str = "", **kwargs: object) -> str:
-    """Run Bedplate's own command."""
-    return run(*BEDPLATE, *argv, phase=phase, **kwargs)  # type: ignore[arg-type]
 
 
 def answers(kubectl: list[str], wanted: int) -> set[str]:
@@ -118,10 +81,7 @@ def main() -> None:
         else:
             say("Taking it all down")
             bedplate("lab", "down", phase="lab down")
-    say("Time by phase")
-    for name, seconds in PHASES:
-        print(f"  {name:<34}{seconds:8.1f} s")
-    print(f"  {'in all':<34}{time.monotonic() - began:8.1f} s")
+    tell_phases(time.monotonic() - began)
     if TIMELINE:
         say("Where the cluster's time went, from apply to Ready")
         print("\n".join(TIMELINE))
