@@ -122,10 +122,7 @@ def power_cut(kubectl: Kubectl) -> None:
         (f"{server} is dead: its power was read back as off", lambda: phase(server) == "Dead"),
         ("its machine has a new server", lambda: machine(node)["spec"]["server"] != server),
         ("the old pod is gone from the dead node", lambda: kubectl.pod().get("metadata", {}).get("uid") != old),
-        (
-            "the pod is Ready on another node",
-            lambda: is_ready(kubectl.pod()) and kubectl.pod()["spec"]["nodeName"] != node,
-        ),
+        ("the pod is Ready on another node", lambda: is_elsewhere(kubectl.pod(), node)),
         ("the machine's node is Ready again", lambda: machine(node)["status"]["phase"] == "Ready"),
     ]
     end = time.monotonic() + 900
