@@ -6,6 +6,8 @@ cost is decided there; what holds in the fleet (pools, networks, selectors, paus
 
 from __future__ import annotations
 
+from collections import Counter
+
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Key, MachineUid, ServerName, key
 from bedplate.model.inventory import LoadView, MachineLoad
@@ -79,6 +81,7 @@ def _problem(p: Planning) -> Problem:
     machines: list[BalanceMachine] = []
     told: list[BalanceServer] = []
     owners: dict[str, list[MachineEntry]] = {}
+    moving = _moving(p)
     for s in servers:
         held_mib, held_cpu = 0, 0.0
         for m in p.index.by_server.get(s.name, {}).values():
@@ -88,7 +91,7 @@ def _problem(p: Planning) -> Problem:
                 continue
             owners.setdefault(m.owner, []).append(m)
             machines.append(_machine(p, m, s, use, allowed))
-        told.append(_server(p, s, loads[s.name], held_mib, held_cpu))
+        told.append(_server(p, s, loads[s.name], held_mib, held_cpu, moving[s.name]))
     policy = p.spec.fleet
     terms = Terms(
         now=p.now,
@@ -101,7 +104,13 @@ def _problem(p: Planning) -> Problem:
     return Problem(servers=tuple(told), machines=tuple(machines), groups=_groups(p, owners), terms=terms)
 
 
-def _server(p: Planning, s: ServerState, load: LoadView, held_mib: int, held_cpu: float) -> BalanceServer:
+def _moving(p: Planning) -> Counter[ServerName]:
+    """By server: live migrations from and to it that are under way."""
+    under_way = (m for m in p.index.carried() if m.source)
+    return Counter(name for m in under_way for name in (m.source, m.server))
+
+
+def _server(p: Planning, s: ServerState, load: LoadView, held_mib: int, held_cpu: float, moving: int) -> BalanceServer:
     seen = p.inventory.server(s.name)
     cpus = float(seen.value.cpus) if seen is not None else 0.0
     return BalanceServer(
@@ -113,6 +122,7 @@ def _server(p: Planning, s: ServerState, load: LoadView, held_mib: int, held_cpu
         vcpus=s.cpu_capacity,
         vcpus_held=held_cpu,
         domains=s.domains,
+        moving=moving,
         unschedulable=s.unschedulable or bool(s.emptied_because(p.now) or s.failing) or not s.hypervisor,
     )
 
@@ -144,7 +154,7 @@ def _machine(
         deviation=Amounts(cpu=use.deviation if use is not None else 0.0),
         memory_mib=m.memory_mib,
         vcpus=float(m.cpu),
-        allowed=allowed[profile] | {s.name},
+        allowed=allowed[profile],
         groups=(m.owner,) if m.is_node else (),
         pinned=bool(relocation.paused(p, m)),
         live=live,

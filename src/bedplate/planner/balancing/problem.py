@@ -50,6 +50,8 @@ class BalanceServer(msgspec.Struct, frozen=True, kw_only=True):
     """CPU baselines that a guest may have here; empty: any."""
     unschedulable: bool = False
     """Machines may leave, none may come."""
+    moving: int = 0
+    """Migrations from and to it that are under way: the first wave has so many fewer."""
     link: str = ""
     """The uplink that this server shares with others, such as its rack's; empty: none that is bounded."""
 

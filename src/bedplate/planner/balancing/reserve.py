@@ -34,6 +34,9 @@ from bedplate.planner.balancing.problem import (
     may_run,
 )
 
+_MANY = 1_000_000_000
+"""Slots of machines that need nothing."""
+
 
 class Shortage(msgspec.Struct, frozen=True, kw_only=True):
     """A failure that the fleet would not hold."""
@@ -48,10 +51,10 @@ class Shortage(msgspec.Struct, frozen=True, kw_only=True):
 class _Host:
     """A server: what is free on it and who is there."""
 
-    __slots__ = ("facts", "index", "machines", "memory_free", "scope", "used", "vcpus_free")
+    __slots__ = ("facts", "machines", "memory_free", "place", "scope", "used", "vcpus_free")
 
-    def __init__(self, facts: BalanceServer, index: int, scope: str) -> None:
-        self.facts, self.index, self.scope = facts, index, scope
+    def __init__(self, facts: BalanceServer, scope: str) -> None:
+        self.facts, self.scope, self.place = facts, scope, 0
         self.memory_free = facts.memory_mib - facts.memory_held_mib
         self.vcpus_free = facts.vcpus - facts.vcpus_held
         self.used = 0
@@ -69,36 +72,75 @@ class _Host:
 
     def slots(self, memory: int, vcpus: float) -> int:
         """How many machines of that size it still takes."""
-        if self.facts.unschedulable or self.memory_free <= 0:
+        if self.facts.unschedulable or self.memory_free <= 0 or self.vcpus_free < 0:
             return 0
-        by_memory = self.memory_free // memory if memory else len(self.machines)
-        return int(min(by_memory, self.vcpus_free // vcpus)) if vcpus else by_memory
+        by_memory = self.memory_free // memory if memory else _MANY
+        return min(by_memory, int(min(self.vcpus_free, _MANY) // vcpus)) if vcpus else by_memory
 
 
 class _Scope:
-    """Servers whose failures are to find room among themselves."""
+    """Servers whose failures are to find room among themselves, with their slots. Kept up; brought up when asked."""
 
     def __init__(self) -> None:
         self.hosts: list[_Host] = []
-        self.sizes: Counter[tuple[int, float]] = Counter()
+        self.slots: list[int] = []
+        self.brought: list[int] = []
+        """By server: its slots and its machines, which is what is lost with it."""
+        self.free = 0
+        """All slots."""
         self.bound = 0
-        """Machines that could not be on each of the servers."""
+        """Machines that could not be on each server that takes any."""
+        self._sizes: Counter[tuple[int, float]] = Counter()
+        self._slot_of: tuple[int, float] | None = None
+        self._touched: set[int] = set()
         self._everywhere: dict[tuple[frozenset[ServerName] | None, str], bool] = {}
+        self._by_domain: dict[str, Counter[str]] = {}
 
-    def count(self, m: BalanceMachine, sign: int) -> None:
+    def add_host(self, host: _Host) -> None:
+        host.place = len(self.hosts)
+        self.hosts.append(host)
+        self.slots.append(0)
+        self.brought.append(0)
+
+    def count(self, m: BalanceMachine, host: _Host, sign: int) -> None:
+        self._touched.add(host.place)
         size = (m.memory_mib, m.vcpus)
-        self.sizes[size] += sign
-        if not self.sizes[size]:
-            del self.sizes[size]
+        self._sizes[size] += sign
+        if not self._sizes[size]:
+            del self._sizes[size]
         kind = (m.allowed, m.cpu_model)
         if kind not in self._everywhere:
-            self._everywhere[kind] = all(may_run(m, h.facts) for h in self.hosts)
+            self._everywhere[kind] = all(may_run(m, h.facts) for h in self.hosts if not h.facts.unschedulable)
         self.bound += sign * (not self._everywhere[kind])
 
+    def bring_up(self) -> None:
+        """Count the slots of what was touched; of all, where the largest machine is another one."""
+        memory, vcpus = self._largest
+        if self._slot_of != (memory, vcpus):
+            self._slot_of = (memory, vcpus)
+            self._touched = set(range(len(self.hosts)))
+        for place in self._touched:
+            host = self.hosts[place]
+            slots = host.slots(memory, vcpus)
+            self.free += slots - self.slots[place]
+            for over, by_domain in self._by_domain.items():
+                by_domain[domain_of(host.facts, over)] += slots - self.slots[place]
+            self.slots[place] = slots
+            self.brought[place] = slots + len(host.machines)
+        self._touched = set()
+
+    def in_fullest(self, domains: int, over: str) -> int:
+        """Slots in so many failure domains of that label, those with most."""
+        if over not in self._by_domain:
+            found = self._by_domain[over] = Counter[str]()
+            for slots, host in zip(self.slots, self.hosts, strict=True):
+                found[domain_of(host.facts, over)] += slots
+        return sum(nlargest(domains, self._by_domain[over].values()))
+
     @property
-    def largest(self) -> tuple[int, float]:
+    def _largest(self) -> tuple[int, float]:
         """Memory and virtual CPUs that are enough for any of the machines."""
-        return max((m for m, _ in self.sizes), default=0), max((v for _, v in self.sizes), default=0.0)
+        return max((m for m, _ in self._sizes), default=0), max((v for _, v in self._sizes), default=0.0)
 
 
 class Reserve:
@@ -115,10 +157,10 @@ class Reserve:
         self._where: dict[MachineUid, _Host] = {}
         self._short: dict[str, Shortage | None] = {}
         """By scope, what was found since something there changed."""
-        for index, s in enumerate(sorted(problem.servers, key=lambda s: s.name)):
-            host = _Host(s, index, s.domains.get(keep.per, "") if keep.per else "")
+        for s in sorted(problem.servers, key=lambda s: s.name):
+            host = _Host(s, s.domains.get(keep.per, "") if keep.per else "")
             self._hosts[s.name] = host
-            self._scopes.setdefault(host.scope, _Scope()).hosts.append(host)
+            self._scopes.setdefault(host.scope, _Scope()).add_host(host)
         for m in sorted(problem.machines, key=lambda m: m.uid):
             if m.server in self._hosts:
                 self.add(m, m.server)
@@ -143,14 +185,14 @@ class Reserve:
     def _settle(self, m: BalanceMachine, host: _Host) -> None:
         host.machines[m.uid] = m
         self._where[m.uid] = host
-        self._scopes[host.scope].count(m, 1)
+        self._scopes[host.scope].count(m, host, 1)
         self._put(m, host, 1)
         self._short.pop(host.scope, None)
 
     def _unsettle(self, uid: MachineUid) -> BalanceMachine:
         host = self._where.pop(uid)
         m = host.machines.pop(uid)
-        self._scopes[host.scope].count(m, -1)
+        self._scopes[host.scope].count(m, host, -1)
         self._put(m, host, -1)
         self._short.pop(host.scope, None)
         return m
@@ -204,36 +246,28 @@ class Reserve:
     def _worst(self, scope: _Scope) -> Shortage | None:
         hosts = scope.hosts
         k = min(self._keep.servers, len(hosts))
-        memory, vcpus = scope.largest
-        slots = [h.slots(memory, vcpus) for h in hosts]
-        weigh = [slot + len(h.machines) for slot, h in zip(slots, hosts, strict=True)]
-        if k == 0 or self._surely(scope, slots, sum(nlargest(k, weigh))):
+        scope.bring_up()
+        if k == 0 or self._surely(scope, sum(nlargest(k, scope.brought))):
             return None
-        weights = ([h.used for h in hosts], [h.used + h.room for h in hosts], weigh)
+        weights = ([h.used for h in hosts], [h.used + h.room for h in hosts], scope.brought)
         sets = {tuple(sorted(nlargest(k, range(len(hosts)), key=by.__getitem__))) for by in weights}
         found = [s for chosen in sorted(sets) if (s := self._try([hosts[n] for n in chosen], hosts)) is not None]
         return max(found, key=lambda s: (s.missing_mib, s.failed), default=None)
 
-    def _surely(self, scope: _Scope, slots: list[int], lost: int) -> bool:
+    def _surely(self, scope: _Scope, lost: int) -> bool:
         """Any of the servers may fail: counting in slots of the largest machine is enough."""
         if scope.bound or any(g.kind == "affinity" for g in self._groups.values()):
             return False
-        return lost + self._barred(scope, slots) <= sum(slots)
+        return lost + self._barred(scope) <= scope.free
 
-    def _barred(self, scope: _Scope, slots: list[int]) -> int:
+    def _barred(self, scope: _Scope) -> int:
         """Slots that the rules may keep from a machine, at most: those of the domains where its siblings are."""
         if self._bars is None:
             self._bars = {}
             for name, group in self._groups.items():
                 bars = (sum(self._counts[name].values()) - 1) // group.most
                 self._bars[group.over] = max(self._bars.get(group.over, 0), bars)
-        most = 0
-        for over, bars in self._bars.items():
-            by_domain: Counter[str] = Counter()
-            for slot, host in zip(slots, scope.hosts, strict=True):
-                by_domain[domain_of(host.facts, over)] += slot
-            most = max(most, sum(nlargest(bars, by_domain.values())))
-        return self._rules_each * most
+        return self._rules_each * max((scope.in_fullest(n, over) for over, n in self._bars.items()), default=0)
 
     # --- placing for real ---
 

@@ -20,7 +20,8 @@ def assign(
 ) -> list[int]:
     """For each move (machine, source, target, by number) its wave, from 0; the earliest that the bounds allow."""
     terms = problem.terms
-    busy: defaultdict[int, Counter[tuple[str, object]]] = defaultdict(Counter)
+    busy: defaultdict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
+    busy[0].update({("server", s.name): s.moving for s in servers if s.moving})
     left: dict[int, int] = {}
     """By server: the last wave in which a machine leaves it."""
     touched: dict[str, int] = {}
@@ -40,9 +41,9 @@ def assign(
     return found
 
 
-def _needs(source: BalanceServer, target: BalanceServer) -> list[tuple[str, object]]:
+def _needs(source: BalanceServer, target: BalanceServer) -> list[tuple[str, str]]:
     """What the move uses: both servers, and the uplinks of both where it crosses them."""
-    needs: list[tuple[str, object]] = [("server", source.name), ("server", target.name)]
+    needs: list[tuple[str, str]] = [("server", source.name), ("server", target.name)]
     if source.link != target.link:
         needs += [("link", s.link) for s in (source, target) if s.link]
     return needs

@@ -219,6 +219,11 @@ def test_moves_at_once_are_bounded_per_server_and_per_uplink() -> None:
     assert max(plan(servers, hot(16, memory=2 * GIB), per_link=1).moves, key=lambda m: m.wave).wave == len(waves) - 1
 
 
+def test_migrations_that_are_under_way_count_too() -> None:
+    p = plan([server("hot", moving=2), server("cold")], hot())
+    assert [m.wave for m in p.moves] == [1, 1, 2]
+
+
 def test_members_of_one_group_move_one_after_the_other() -> None:
     rack = PlacementGroup(name="web", kind="anti-affinity", over="rack", most=8)
     cold = [server(f"cold{n}", domains={"rack": f"r{n}"}) for n in range(3)]
