@@ -12,11 +12,12 @@ import pytest_asyncio
 sys.path.insert(0, str(Path(__file__).parent))
 
 from redfish_rig import HV1, Clock, Emulated, Rig, Trouble, Troubled, rigs
+from sim_bmc_rig import SimulatedBmc
 
 from bedplate.model.inventory import BmcView
 from bedplate.model.steps import Done, Failed, StepResult, Unknown
 
-KINDS: dict[str, type[Rig]] = {"emulator": Emulated, "troubled": Troubled}
+KINDS: dict[str, type[Rig]] = {"simulated": SimulatedBmc, "emulator": Emulated, "troubled": Troubled}
 
 
 @pytest.fixture
@@ -28,6 +29,9 @@ def clock() -> Clock:
 async def rig(
     request: pytest.FixtureRequest, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Rig]:
+    if request.param == "simulated":
+        yield SimulatedBmc(clock)
+        return
     async for made in rigs(request.param, clock, tmp_path, monkeypatch):
         yield made
 

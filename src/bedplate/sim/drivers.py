@@ -68,7 +68,8 @@ def admit(world: World, server: SimServer, ticket: Ticket, m: MachineEntry | Non
     record = server.records.setdefault(m.uid, SimRecord())
     if m.generation < record.generation:
         return Refused(message=f"generation {m.generation} of machine {m.uid} is over: {record.generation} was seen")
-    record.generation = m.generation
+    if m.generation > record.generation:
+        record.generation, record.ended = m.generation, False
     return None
 
 
@@ -113,7 +114,7 @@ def _slowness(server: SimServer, step: HypervisorStep) -> float:
     return 1.0 if pool is None else pool.slow
 
 
-def _do(world: World, durations: Durations, server: SimServer, step: HypervisorStep) -> Failed | Done | None:
+def _do(world: World, durations: Durations, server: SimServer, step: HypervisorStep) -> Refused | Failed | Done | None:
     match step:
         case PullImage():
             return _pull(world, server, step)
@@ -136,7 +137,7 @@ def _do(world: World, durations: Durations, server: SimServer, step: HypervisorS
         case ReceiveDomain():
             return migration.receive(world, server, step.machine)
         case ForgetDomain():
-            return _remove(world, server, step.machine)
+            return _forget(world, server, step.machine)
         case MigrateDomain():
             raise AssertionError("it takes its time: see `migration.migrate`")
 
@@ -375,6 +376,15 @@ def _remove(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
         world.drop_domain(server, m.uid)
         truth.quorum_after(world, at_risk, f"removing {m.name}")
     return None
+
+
+def _forget(world: World, server: SimServer, m: MachineEntry) -> Failed | Refused | None:
+    if m.server == server.name:
+        return Refused(message=f"{m.name} is this server's in generation {m.generation}: it is not forgotten")
+    failed = _remove(world, server, m)
+    if failed is None:
+        server.records[m.uid].ended = True
+    return failed
 
 
 def boot(world: World, durations: Durations, domain: SimDomain) -> Process:

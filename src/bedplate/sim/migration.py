@@ -18,8 +18,6 @@ from bedplate.sim.world import World
 
 Running = Generator[float, None, StepResult]
 
-LINK = 1_150.0
-"""MiB a second that a server's link carries, all its moves together: 10 Gbit/s."""
 DOWNTIME = 0.5
 """Seconds that a guest may stand still at the switch-over (Nova's default: 500 ms)."""
 ROUNDS = 30
@@ -59,6 +57,13 @@ def receive(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     if wanted := {m.image.disk, m.image.kernel, m.image.initrd} - {Digest(""), *pool.images}:
         message = f"image file {min(wanted)} of {m.name} is not in disk pool {pool.name}"
         return Failed(reason="ImageMissing", message=message)
+    known = server.domains.get(m.uid)
+    if known is not None and known.state in {"running", "paused"}:
+        if known.entry.generation == m.generation:
+            return None
+        return Failed(reason="DomainPresent", message=f"{m.name} runs here already, of another generation")
+    if known is not None:  # its definition from an earlier stay would be in the way
+        world.drop_domain(server, m.uid)
     leases.arm(world, server)
     record = server.records.setdefault(m.uid, SimRecord())
     record.boot = max(record.boot, m.boot)
@@ -73,10 +78,12 @@ def migrate(world: World, source: SimServer, step: MigrateDomain, deadline: floa
     domain, target = source.domains.get(m.uid), world.servers.get(m.server)
     if target is None:
         return Failed(reason="TargetMissing", message=f"there is no server {m.server}", permanent=True)
-    if domain is None or domain.state != "running" or domain.store != world.store:
-        arrived = target.domains.get(m.uid)
-        if arrived is not None and arrived.state == "running":
-            return Done(views=_seen(world, source, target, m), message="it has moved before")
+    if domain is None:
+        record = source.records[m.uid]
+        if record.ended and record.generation == m.generation:
+            return Done(views=_seen(world, source, target, m), message="it had moved before")
+        return Unknown(message=f"{m.name} is not known to this server's libvirt: see whether {m.server} has it")
+    if domain.state != "running" or domain.store != world.store:
         return Failed(reason="NotRunning", message=f"{m.name} does not run on {source.name}")
     move = world.moves.get(m.uid)
     if move is None:
@@ -93,9 +100,9 @@ def migrate(world: World, source: SimServer, step: MigrateDomain, deadline: floa
 def _refusal(world: World, source: SimServer, target: SimServer, m: MachineEntry) -> Failed | None:
     record = target.records.get(m.uid)
     if record is None or record.generation < m.generation:
-        return Failed(reason="TargetNotReady", message=f"{target.name} was not made ready to take {m.name} in")
+        return Failed(reason="MigrationFailed", message=f"{target.name} was not made ready to take {m.name} in")
     if not _talk(source, target):
-        return Failed(reason="TargetUnreachable", message=f"libvirt of {target.name} does not answer {source.name}")
+        return Failed(reason="MigrationFailed", message=f"libvirt of {target.name} does not answer {source.name}")
     if world.memory[target.name] + m.memory_mib > target.memory_mib:
         return Failed(reason="OutOfMemory", message=f"{target.name} has no {m.memory_mib} MiB for {m.name}")
     return receive(world, target, m)
@@ -159,7 +166,7 @@ class Move:
         left, rounds = float(self._mib), 0
         setup = world.durations.draw(world.durations.ranges.move_setup)
         while True:
-            bandwidth = LINK / max(1, self._source.moves, self._target.moves)
+            bandwidth = world.link / max(1, self._source.moves, self._target.moves)
             seconds = left / bandwidth
             rounds += 1
             if world.now + seconds + setup > self._deadline or rounds > ROUNDS:
@@ -213,6 +220,8 @@ class Move:
             world.take_over(target, volume, m.generation)
         started = source.records[m.uid].started if m.uid in source.records else 0.0
         target.records[m.uid].started = started
+        if m.uid in source.records:
+            source.records[m.uid].ended = True
         domain.entry = m
         world.move_domain(domain, target)
 

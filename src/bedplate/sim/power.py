@@ -19,11 +19,12 @@ Running = Generator[float, None, StepResult]
 
 FEED = "power"
 """Labels that begin with it name a power feed; of several, one is enough."""
-BMC_TIMEOUT = 5.0
-"""Seconds after which a BMC that does not answer is given up for this time."""
+BMC_TIMEOUT = 10.0
+"""Seconds after which a BMC that does not answer is given up for this time; slow ones take 5 s."""
 READ_AGAIN = 1.0
 """Seconds between two reads: off is off only when read twice."""
-READ_TRIES = 3
+DEADLINE_MARGIN = 1.0
+"""Seconds before a ticket's deadline at which a step ends by itself."""
 LOOK = 60.0
 """Seconds between the looks of who follows a BMC; one that does not answer is looked at three times."""
 
@@ -94,10 +95,15 @@ def bmc_view(server: SimServer) -> BmcView:
     """What reading it gives now."""
     bmc = server.bmc
     if not answers(server):
-        error = f"the BMC of {server.name} does not answer"
-        return BmcView(server=server.name, reachable=False, health=bmc.health, problems=bmc.problems, error=error)
+        return _silent(server, "it does not answer")
     power = bmc.lies or ("on" if server.powered else "off")
     return BmcView(server=server.name, reachable=True, power=power, health=bmc.health, problems=bmc.problems)
+
+
+def _silent(server: SimServer, error: str) -> BmcView:
+    """What is known of health stays known."""
+    bmc = server.bmc
+    return BmcView(server=server.name, reachable=False, health=bmc.health, problems=bmc.problems, error=error)
 
 
 def answers(server: SimServer) -> bool:
@@ -113,43 +119,51 @@ def perform(world: World, durations: Durations, step: BmcStep, ticket: Ticket) -
         if isinstance(step, PowerOff):
             return Failed(reason="NoBmc", message=said, permanent=True)
         return Done(views=(BmcView(server=step.entry.server, reachable=False, error=said),))
+    end = world.now + ticket.deadline - DEADLINE_MARGIN
     if isinstance(step, PowerOff):
-        return (yield from _power_off(world, durations, server, ticket))
-    sure = False
-    for _ in range(READ_TRIES):
-        yield server.bmc.seconds if answers(server) else BMC_TIMEOUT
-        view = bmc_view(server)
-        if view.power != "off" or sure:  # off is believed when it was read twice
-            break
-        sure = True
-        yield READ_AGAIN
-    return Done(views=(bmc_view(server),))
+        return (yield from _power_off(world, durations, server, end))
+    return (yield from _read(world, server, end))
 
 
-def _power_off(world: World, durations: Durations, server: SimServer, ticket: Ticket) -> Running:
-    """Order it off and read until it was off twice in a row."""
-    end = world.now + ticket.deadline - BMC_TIMEOUT
-    ordered, seen_off = False, 0
-    while world.now < end:
-        reached = answers(server)
-        yield server.bmc.seconds if reached else BMC_TIMEOUT
-        if not (reached and answers(server)):
-            seen_off = 0
+def _ask(world: World, server: SimServer, end: float) -> Generator[float, None, BmcView]:
+    """Ask once; unreachable where no answer comes in time."""
+    seconds = server.bmc.seconds if answers(server) else BMC_TIMEOUT
+    yield max(0.0, min(seconds, end - world.now))
+    view = bmc_view(server)
+    if seconds > BMC_TIMEOUT or (view.reachable and world.now >= end):
+        view = _silent(server, "its answer did not come in time")
+    return view
+
+
+def _read(world: World, server: SimServer, end: float) -> Running:
+    """Read; off is believed once it was read twice."""
+    offs = 0
+    while True:
+        view = yield from _ask(world, server, end)
+        offs = offs + 1 if view.power == "off" else 0
+        if offs == 1:
+            yield READ_AGAIN
             continue
-        view = bmc_view(server)
-        seen_off = seen_off + 1 if view.power == "off" else 0
-        if seen_off == 2:
+        return Done(views=(view,))
+
+
+def _power_off(world: World, durations: Durations, server: SimServer, end: float) -> Running:
+    """Order it off and read until it was off twice in a row."""
+    ordered, offs, view = False, 0, bmc_view(server)
+    while world.now < end:
+        view = yield from _ask(world, server, end)
+        offs = offs + 1 if view.power == "off" else 0
+        if offs == 2:
             return Done(views=(view,), message=f"{server.name} is off, as read back")
-        if view.power != "off" and not ordered:
+        if view.power == "on" and not ordered:
             ordered = True
             if not server.bmc.deaf:
                 world.spawn(_goes_off(world, durations.draw(durations.ranges.power_off), server, server.boots))
-        yield READ_AGAIN
-    view = bmc_view(server)
-    if view.reachable:
-        return Failed(reason="PowerStillOn", message=f"{server.name} is still on: its BMC reads it as {view.power}")
-    if ordered:
-        return Unknown(message=f"whether {server.name} is off could not be read back: {view.error}")
+        yield max(0.0, min(READ_AGAIN, end - world.now))
+    if view.reachable and view.power == "on":
+        return Failed(reason="PowerStillOn", message=f'{server.name} is still on: its BMC reads "On"')
+    if ordered or view.reachable:
+        return Unknown(message=f"whether {server.name} is off could not be read back: {view.error or 'no time left'}")
     return Failed(reason="BmcUnreachable", message=f"the BMC of {server.name} can't be asked: {view.error}")
 
 

@@ -84,6 +84,8 @@ class SimRecord:
     generation: int = 0
     boot: int = 0
     started: float = 0.0
+    ended: bool = False
+    """In this generation it has left: its disk is gone or another server's."""
 
 
 @dataclass(eq=False)

@@ -11,15 +11,27 @@ import contextlib
 import heapq
 from collections.abc import Mapping, Sequence
 
-from bedplate.model.blueprint import MachineEntry
+import msgspec
+
+from bedplate.model.blueprint import BmcRef, MachineEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, OperationId, ServerName
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.steps import BootstrapStep, Done, HypervisorStep, KubernetesStep, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import (
+    BmcStep,
+    BootstrapStep,
+    Done,
+    HypervisorStep,
+    KubernetesStep,
+    Step,
+    StepResult,
+    Ticket,
+    Unknown,
+)
 from bedplate.ports import ClusterAccess, Duplex, GuestError, GuestFile, GuestOutput, Sink
-from bedplate.sim import react, views
+from bedplate.sim import leases, react, views
 from bedplate.sim.drivers import perform
 from bedplate.sim.durations import Durations
-from bedplate.sim.things import Process, SimDomain
+from bedplate.sim.things import Process, SimDomain, SimServer
 from bedplate.sim.world import World
 
 
@@ -30,6 +42,8 @@ class TwinWorld:
         self.world = world
         self.hold = False
         """True: what goes on by itself stands still until `settle`."""
+        self.hurry = True
+        """After a step, all that it set going happens at once; False: only as much as while the step ran."""
         self.followed: set[ClusterKey] = set()
         self.files: dict[MachineUid, dict[str, bytes]] = {}
         self.durations = Durations(seed)
@@ -37,7 +51,10 @@ class TwinWorld:
         self._told: dict[Key, AnyView] = {}
         self._processes: list[tuple[float, int, Process]] = []
         self._count = 0
+        self.watched: set[ServerName] = set()
+        """Servers whose BMCs are followed."""
         world.spawn = self._spawn
+        world.linked = self._linked
 
     def _spawn(self, process: Process) -> None:
         self._count += 1
@@ -70,18 +87,34 @@ class TwinWorld:
             else:
                 self._deliver(f"cluster/{key}", [views.cluster_view(self.world, cluster)], full=False)
 
+    def _linked(self, server: SimServer) -> None:
+        """An agent's connection came or went."""
+        source = f"agent/{server.name}"
+        if server.connected:
+            leases.spoken(self.world, server)
+            self._deliver(source, views.everything_on(self.world, server), full=True)
+            return
+        down = msgspec.structs.replace(views.server_view(self.world, server), error="its agent is not connected")
+        self._deliver(source, [down], full=False)
+
     def tell(self) -> None:
         """Deliver what changed."""
         for k in react.settle(self.world):
-            kind, *rest = k.split("/")
             view = views.view(self.world, k)
-            on_cluster = kind in {"node", "cluster-view"}
+            source = self._source(k)
+            if source and view is not None and self._told.get(k) != view:
+                self._deliver(source, [view], full=False)
+
+    def _source(self, k: Key) -> str:
+        """Who tells of it now; nobody: empty."""
+        kind, *rest = k.split("/")
+        if kind in {"node", "cluster-view"}:
             key = ClusterKey("/".join(rest[:2]))
-            if view is None or self._told.get(k) == view or (on_cluster and key not in self.followed):
-                continue
-            if not on_cluster and not self.world.servers[ServerName(rest[0])].connected:
-                continue
-            self._deliver(f"cluster/{key}" if on_cluster else f"agent/{rest[0]}", [view], full=False)
+            return f"cluster/{key}" if key in self.followed else ""
+        name = ServerName(rest[2] if kind == "lease" else rest[0])
+        if kind == "bmc":
+            return f"bmc/{name}" if name in self.watched else ""
+        return f"agent/{name}" if self.world.servers[name].connected else ""
 
     def _deliver(self, source: str, views: Sequence[AnyView], *, full: bool) -> None:
         self._told.update((v.key, v) for v in views)
@@ -97,7 +130,7 @@ class TwinWorld:
                 seconds = next(running)
             except StopIteration as result:
                 self.tell()
-                if not self.hold:
+                if self.hurry and not self.hold:
                     self.settle()
                 return result.value
             if self.world.now + seconds > end:
@@ -193,6 +226,24 @@ class SimHypervisor:
     def connected(self) -> Sequence[ServerName]:
         """Servers whose agents are connected now."""
         return sorted(s.name for s in self._twin.world.servers.values() if s.connected)
+
+
+class SimBmcs:
+    """`ports.Bmc` of the simulated world."""
+
+    def __init__(self, twin: TwinWorld) -> None:
+        self._twin = twin
+
+    async def run(self, step: BmcStep, ticket: Ticket) -> StepResult:
+        """Run the step."""
+        return await self._twin.run(step, ticket)
+
+    def follow(self, servers: Mapping[ServerName, BmcRef]) -> None:
+        """Watch exactly these BMCs."""
+        fresh, self._twin.watched = set(servers) - self._twin.watched, set(servers)
+        for name in sorted(fresh & self._twin.world.servers.keys()):
+            self._twin.world.touch_bmc(self._twin.world.servers[name])
+        self._twin.tell()
 
 
 class SimBootstrap:

@@ -49,6 +49,9 @@ __all__ = [
 LIVE = frozenset({"running", "paused"})
 """States of a domain that has a QEMU process: it has memory and may write to its disk."""
 
+LINK = 1_150.0
+"""MiB a second of 10 Gbit/s."""
+
 Identity = tuple[str, str]
 """What must be of one running machine alone: kind and value."""
 
@@ -79,6 +82,8 @@ class World:
         """What goes wrong with the next live moves of a machine by its name (`*`: of any); see `migration.FAULTS`."""
         self.moves: dict[MachineUid, Move] = {}
         """Live migrations under way."""
+        self.link = LINK
+        """MiB a second that a server's link carries, all its live moves together."""
         self.dirty_rates: dict[MachineUid, float] = {}
         """MiB a second that a machine rewrites, where it is not the usual."""
         self.loads: dict[ServerName, LoadView] = {}

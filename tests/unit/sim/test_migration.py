@@ -30,7 +30,7 @@ from bedplate.model.steps import (
 )
 from bedplate.sim import truth, views
 from bedplate.sim.drivers import perform
-from bedplate.sim.migration import LINK
+from bedplate.sim.world import LINK
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_target_is_made_ready_first(scene: Scene) -> None:
     m = scene.up(scene.machine())
     result = scene.do(MigrateDomain(machine=scene.moving(m, "hv2")))
     assert isinstance(result, Failed)
-    assert result.reason == "TargetNotReady"
+    assert result.reason == "MigrationFailed"
 
 
 def test_the_source_refuses_what_is_of_the_past_after_the_move(scene: Scene) -> None:
