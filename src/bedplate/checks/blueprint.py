@@ -15,6 +15,7 @@ from bedplate.model import leases, quantity
 from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, ServerEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
+from bedplate.model.lifecycle import STANDINGS
 from bedplate.planner.plan import PlanInput, PlanResult
 
 _FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "disk_pool", "image", "version", "nic")
@@ -23,6 +24,8 @@ _FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "disk_pool", "
 
 EXPIRED_FOR = leases.WATCHDOG + leases.MARGIN
 """Seconds after a lease was seen expired in which its holder's watchdog ends it."""
+_STANDINGS = {*STANDINGS, ("well", "fence"), ("well", "dead")}
+"""One planning may go through several: evidence that has gathered is weighed in one go."""
 _ROUNDING = 1e-6
 """Seconds: sums of times are not exact."""
 
@@ -131,8 +134,15 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
         return
     if new.server != old.server and not _shared(inp, old.disk_pool):
         yield f"it would move to {new.server}, but its disk is local to {old.server}"
-    if new.source and (new.source != old.server or old.source):
-        yield f"it would move from {new.source}, but it is on {old.server}"
+    if new.source and new.source != (old.source or old.server):
+        yield f"it would move from {new.source}, but it is on {old.source or old.server}"
+    elif new.source and old.source:
+        if not (_dead(t, old.server) or _has_ended(inp, old.server, old)):
+            yield f"its move to {old.server} would be turned to {new.server} though it may run there"
+    elif old.source and not new.source and new.server not in {old.server, old.source}:
+        for end in (old.server, old.source):
+            if not (_dead(t, end) or _has_ended(inp, end, old)):
+                yield f"it would be started on {new.server} though its end on {end} is not confirmed"
     elif old.source and new.server == old.source:
         if _runs(inp, old.server, old) or not (_usable(inp, old.server) or _dead(t, old.server)):
             yield f"its move to {old.server} would be called off though it may run there"
@@ -157,6 +167,9 @@ def _may_start_again(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineE
 
 def _server(inp: PlanInput, old: AnyEntry | None, new: ServerEntry) -> Iterator[Finding]:
     """A server counts as dead only on evidence: read-back power, or its leases' expiry with time for its watchdog."""
+    before = old.standing if isinstance(old, ServerEntry) else "well"
+    if before != new.standing and (before, new.standing) not in _STANDINGS:
+        yield Finding(key=new.key, rule="1", sentence=f"{new.server} would go from {before} to {new.standing}")
     if new.standing != "dead" or (isinstance(old, ServerEntry) and old.standing == "dead"):
         return
     would = f"{new.server} would count as dead"

@@ -102,3 +102,22 @@ def diagram() -> str:
         lines.extend(f"    {phase.value} --> {f.value}" for f in sorted(followers, key=lambda p: p.value))
     lines.append(f"    {Phase.DELETING.value} --> [*]")
     return "\n".join(lines)
+
+
+STANDINGS: dict[tuple[str, str], str] = {
+    ("well", "suspect"): "its agent is not heard of, and machines are on it",
+    ("suspect", "fence"): "a second channel says that it is dead, or nobody reaches what runs there",
+    ("suspect", "dead"): "its power is read as off and it renews no lease, or its leases and watchdog are over",
+    ("fence", "dead"): "its power is read back as off, or, its BMC dead too, its leases and watchdog are over",
+    ("suspect", "well"): "its agent is heard of again and has told all",
+    ("fence", "well"): "the same, and the order to cut its power has ended",
+    ("dead", "well"): "the same; what was started elsewhere is forgotten there first",
+}
+"""How a server's standing may change, and on what."""
+
+
+def standing_diagram() -> str:
+    """The table of standings as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> well"]
+    lines.extend(f"    {old} --> {new}: {why}" for (old, new), why in STANDINGS.items())
+    return "\n".join(lines)

@@ -71,6 +71,7 @@ class Mold(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 600.0
     user_data: str = ""
     ssh_keys: tuple[str, ...] = ()
+    priority: int = 0
 
 
 def siblings(p: Planning, machines: list[MachineEntry], spread: str) -> tuple[Counter[ServerName], Counter[str]]:
@@ -143,6 +144,7 @@ def create(p: Planning, mold: Mold, place: Place, reason: str, address: str = ""
         node_labels=mold.node_labels,
         node_taints=mold.node_taints,
         drain_timeout=mold.drain_timeout,
+        priority=mold.priority,
     )
     return p.put(entry, f"{entry.name} is created on {entry.server}: {reason}")
 

@@ -154,4 +154,5 @@ def _mold(s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mol
         node_taints=tuple(f"{t.key}={t.value}:{t.effect}" for t in spec.taints),
         drain_timeout=float(spec.rollout.drain_timeout_seconds),
         ssh_keys=s.declared.spec.ssh_keys,
+        priority=spec.priority,
     )

@@ -157,4 +157,5 @@ def _mold(unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machin
         network=network,
         user_data=f"{v.metadata.namespace}/{s.user_data}" if s.user_data else "",
         ssh_keys=s.ssh_keys,
+        priority=s.priority,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bedplate.model.lifecycle import TRANSITIONS, Phase, diagram
+from bedplate.model.lifecycle import TRANSITIONS, Phase, diagram, standing_diagram
 
 CONCEPTS = Path(__file__).parents[3] / "docs" / "concepts.md"
 
@@ -24,3 +24,9 @@ def test_every_phase_can_be_reached_and_left_to_the_end() -> None:
             break
         reached = more
     assert reached == set(Phase)
+
+
+def test_the_diagram_of_servers_standings_in_the_docs_is_the_table() -> None:
+    text = (CONCEPTS.parent / "tasks" / "keep-it-running.md").read_text()
+    shown = text.split("<!-- standing:begin -->")[1].split("<!-- standing:end -->")[0]
+    assert shown.strip() == f"```mermaid\n{standing_diagram()}\n```"

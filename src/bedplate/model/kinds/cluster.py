@@ -83,6 +83,8 @@ class NodePoolSpec(Wire, frozen=True):
     machine: MachineShape = MachineShape()
     spread: str = ""
     labels: dict[str, str] = {}
+    priority: int = 0
+    """After a server's death, machines with a higher one are started first; control planes before all."""
     taints: tuple[Taint, ...] = ()
     rollout: Rollout = Rollout()
 

@@ -23,6 +23,8 @@ class VirtualMachineSpec(Wire, frozen=True):
     """A fixed address out of the network; empty: the next free one."""
     disk_pool: str = ""
     match: dict[str, str] = {}
+    priority: int = 0
+    """After a server's death, machines with a higher one are started first; control planes before all."""
     user_data: str = ""
     """Name of a Secret whose key `userdata` is cloud-init's user data."""
     ssh_keys: tuple[str, ...] = ()
