@@ -24,6 +24,7 @@ _REFUSED = {
     Rejection.SAME_DOMAIN: "is in a failure domain that already has one",
     Rejection.MAINTENANCE: "is in maintenance",
     Rejection.UNHEALTHY: "has hardware that is failing",
+    Rejection.AFFINITY: "is not where those are that this one must be with",
     Rejection.BUSY: "has enough machines coming or going right now, or is where it is",
 }
 _STANDING = {

@@ -72,3 +72,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     Kubernetes waits before it gives the node's pods up."""
     move_window: float = 600.0
     """Seconds in which no machine is moved a second time by balancing: no ping-pong."""
+    after_limit: float = 300.0
+    """Seconds that a machine waits for those it is to start after, from its server's death on: what hangs must not hold
+    up the rest for ever."""

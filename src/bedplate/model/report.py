@@ -27,6 +27,7 @@ class Rejection(StrEnum):
     MAINTENANCE = "InMaintenance"
     UNHEALTHY = "HardwareFailing"
     BUSY = "EnoughMovesAlready"
+    AFFINITY = "AffinityNotMet"
 
 
 class Waiting(StrEnum):

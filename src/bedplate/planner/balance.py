@@ -13,7 +13,7 @@ from bedplate.model.ids import Key, MachineUid, ServerName, key
 from bedplate.model.inventory import LoadView, MachineLoad
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME
 from bedplate.model.report import Waiting
-from bedplate.planner import balancing, moves, placement, relocation
+from bedplate.planner import affinity, balancing, moves, placement, relocation
 from bedplate.planner.balancing.problem import (
     Amounts,
     BalanceMachine,
@@ -138,6 +138,7 @@ def _machine(
     if profile not in allowed:
         order = placement.eligible(p, relocation.request(p, m))
         allowed[profile] = frozenset(order.servers)
+    vm = p.spec.virtual_machines.get(m.owner)
     domain = p.domain(m)
     up = domain is not None and domain.value.state == "running" and domain.value.boot >= m.boot
     live = (
@@ -156,7 +157,7 @@ def _machine(
         vcpus=float(m.cpu),
         allowed=allowed[profile],
         groups=(m.owner,) if m.is_node else (),
-        pinned=bool(relocation.paused(p, m)),
+        pinned=bool(relocation.paused(p, m)) or (vm is not None and affinity.bound(p, vm)),
         live=live,
         moved=max(m.moves, default=float("-inf")),
     )

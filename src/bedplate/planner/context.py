@@ -16,6 +16,7 @@ from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry, S
 from bedplate.model.ids import Generation, Key, MachineUid, ServerName, key
 from bedplate.model.inventory import DomainView, Inventory, Observation
 from bedplate.model.kinds.base import Object
+from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.policy import PAUSED, Policy
 from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
@@ -69,6 +70,8 @@ class Planning:
         """By owner: machines given up after failures in this planning, for those that replace them."""
         self.reserve: Reserve | None = None
         """The fleet as its reserve sees it; made when it is first asked for."""
+        self.keep_apart: dict[str, list[VirtualMachine]] | None = None
+        """By namespace: virtual machines that keep others away; found when they are first asked for."""
         self.unheard: tuple[int, int] | None = None
         """Hypervisors not heard of, and all; counted when it is first asked for."""
         self._inp = inp

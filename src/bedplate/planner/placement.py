@@ -43,6 +43,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     in_domains: Counter[str]
     server_limit: int | None = None
     domain_limit: int | None = None
+    forbidden: Set[tuple[str, str]] = frozenset()
+    required: tuple[tuple[str, Set[str]], ...] = ()
+    """As in `affinity.Wishes`."""
     avoid: Set[ServerName] = frozenset()
     """Servers that are to be left alone right now: enough is moving to them already."""
 
@@ -60,13 +63,14 @@ def choose(p: Planning, r: Request) -> Place | None:
     order = eligible(p, r)
     fitting: list[tuple[int, int, int, ServerState]] = []
     lowest = _lowest_domain(order, r)
+    fewest = min(0, *r.on_servers.values()) if r.on_servers else 0  # below zero: a server that is preferred
     with closing(order.walk()) as servers:
         for position, server in enumerate(servers):
             if _not_now(fleet, server, r, p.now) is not None:
                 continue
             crowd, siblings = r.in_domains[_domain(server, r)] if r.spread else 0, r.on_servers[server.name]
             fitting.append((crowd, siblings, position, server))
-            if (crowd <= lowest and siblings == 0) or len(fitting) >= _LOOK_AT:
+            if (crowd <= lowest and siblings <= fewest) or len(fitting) >= _LOOK_AT:
                 break
     if not fitting:
         return None
@@ -141,6 +145,10 @@ def _not_now(fleet: Fleet, s: ServerState, r: Request, now: float) -> Rejection 
         return Rejection.BUSY
     if r.server_limit is not None and r.on_servers[s.name] >= r.server_limit:
         return Rejection.SAME_SERVER
+    if any(_place(s, over) == place for over, place in r.forbidden):
+        return Rejection.SAME_SERVER if all(not over for over, _ in r.forbidden) else Rejection.SAME_DOMAIN
+    if any(_place(s, over) not in places for over, places in r.required):
+        return Rejection.AFFINITY
     if r.domain_limit is not None and r.in_domains[_domain(s, r)] >= r.domain_limit:
         return Rejection.SAME_DOMAIN
     if s.memory_used + r.memory_mib > s.memory_capacity:
@@ -149,6 +157,10 @@ def _not_now(fleet: Fleet, s: ServerState, r: Request, now: float) -> Rejection 
         return Rejection.NO_CPU
     pool = _pool(fleet, s, r)
     return pool if isinstance(pool, Rejection) else None
+
+
+def _place(s: ServerState, over: str) -> str:
+    return (s.domains.get(over, "") if over else "") or s.name
 
 
 def _pool(fleet: Fleet, s: ServerState, r: Request) -> str | Rejection:

@@ -12,7 +12,7 @@ import msgspec
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ServerName, key
 from bedplate.model.kinds.base import Object
-from bedplate.planner import machines, placement
+from bedplate.planner import affinity, machines, placement
 from bedplate.planner.context import Planning
 from bedplate.planner.placement import Place, Request
 
@@ -37,6 +37,9 @@ def request(p: Planning, m: MachineEntry, avoid: Set[ServerName] = frozenset()) 
     else:
         family = []
     on_servers, in_domains = machines.siblings(p, family, spread)
+    vm = p.spec.virtual_machines.get(m.owner)
+    w = affinity.wishes(p, vm) if vm is not None else affinity.NONE
+    on_servers.update(w.crowd)
     return Request(
         cpu=m.cpu,
         memory_mib=m.memory_mib,
@@ -48,6 +51,8 @@ def request(p: Planning, m: MachineEntry, avoid: Set[ServerName] = frozenset()) 
         on_servers=on_servers,
         in_domains=in_domains,
         server_limit=1 if m.role == "control-plane" else None,
+        forbidden=w.forbidden,
+        required=w.required,
         avoid=avoid | {m.server},
     )
 

@@ -11,7 +11,7 @@ from collections import Counter
 import msgspec
 
 from bedplate.model.blueprint import MachineEntry, ServerEntry
-from bedplate.model.ids import ServerName
+from bedplate.model.ids import ServerName, key
 from bedplate.model.report import Waiting
 from bedplate.model.whereabouts import ALIVE
 from bedplate.planner import placement, relocation
@@ -45,6 +45,9 @@ def rescue(p: Planning) -> None:
         reason = relocation.paused(p, m)
         if reason:
             p.wait(m.key, Waiting.PAUSED, f"its server {m.server} is dead; it would be started elsewhere, but {reason}")
+        elif first := _starts_after(p, m):
+            p.wait(m.key, Waiting.RECOVERY_TURN, f"its server {m.server} is dead; it starts after {first}")
+            p.at(p.now + _AGAIN)
         elif starting.total() >= p.policy.recover_at_once:
             p.wait(
                 m.key, Waiting.RECOVERY_TURN, f"its server {m.server} is dead; {starting.total()} others start first"
@@ -91,3 +94,24 @@ def _has_disk(p: Planning, m: MachineEntry) -> bool:
     """Its disk was made. What died before that begins anew elsewhere; making a disk keeps one that is there already."""
     seen = any(o.value.volume for o in p.inventory.domains(m.uid))
     return seen or m.joined or m.carried or p.attempt(m.key, "CreateVolume").succeeded > 0
+
+
+def _starts_after(p: Planning, m: MachineEntry) -> str:
+    """Whom it waits for, as its VirtualMachine says; empty: nobody, or nobody any longer."""
+    v = p.spec.virtual_machines.get(m.owner)
+    lost = p.lost(m.server)
+    if v is None or not v.spec.after or lost is None:
+        return ""
+    until = lost.confirmed + p.policy.after_limit
+    if p.now >= until:
+        return ""
+    p.at(until)
+    for name in v.spec.after:
+        for other in p.index.by_owner.get(key("virtualmachine", v.metadata.namespace, name), {}).values():
+            seen = p.domain(other)
+            up = seen is not None and seen.value.state == "running" and seen.value.boot >= other.boot
+            if other.image.bootstrap == "guest-agent":
+                up = up and seen is not None and seen.value.guest_agent
+            if other.desired == "run" and other.uid != m.uid and not (up and p.usable(other.server)):
+                return other.name
+    return ""

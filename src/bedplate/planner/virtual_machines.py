@@ -12,7 +12,7 @@ from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, moves, recover, spare
+from bedplate.planner import affinity, clusters, machines, moves, recover, spare
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import parse_mib
@@ -130,7 +130,9 @@ def grow(p: Planning, unit: Key) -> None:
         p.wait(unit, Waiting.NO_ADDRESS, f"address {v.spec.address} on network {network} is taken")
         return
     mold = _mold(unit, v, image, network)
-    r = machines.request(mold, Counter(), Counter())
+    w = affinity.wishes(p, v)
+    r = machines.request(mold, Counter(w.crowd), Counter())
+    r = msgspec.structs.replace(r, forbidden=w.forbidden, required=w.required)
     replaces = bool(p.index.by_owner.get(unit))
     place = spare.place(p, unit, r, f"VirtualMachine {v.metadata.name} is not placed", replaces=replaces)
     if place is None:

@@ -10,6 +10,16 @@ from bedplate.model.wire import Wire
 RunStrategy = Literal["Always", "RerunOnFailure", "Manual", "Halted"]
 
 
+class PlacementRule(Wire, frozen=True):
+    """Other virtual machines of the namespace that this one is to be with, or apart from."""
+
+    match: dict[str, str] = {}
+    """Their labels."""
+    over: str = ""
+    """A failure-domain label, such as `rack`; empty: the server."""
+    strength: Literal["must", "should"] = "must"
+
+
 class VirtualMachineSpec(Wire, frozen=True):
     run_strategy: RunStrategy = "Always"
     """As KubeVirt has it. `Always`: kept running. `RerunOnFailure`: started, and again after failures only. `Manual`:
@@ -23,6 +33,12 @@ class VirtualMachineSpec(Wire, frozen=True):
     """A fixed address out of the network; empty: the next free one."""
     disk_pool: str = ""
     match: dict[str, str] = {}
+    affinity: tuple[PlacementRule, ...] = ()
+    """To be in one place with these."""
+    anti_affinity: tuple[PlacementRule, ...] = ()
+    """To be apart from these, also where they come later."""
+    after: tuple[str, ...] = ()
+    """Names of virtual machines that start before this one when their servers have died; waited for 5 min at most."""
     priority: int = 0
     """After a server's death, machines with a higher one are started first; control planes before all."""
     user_data: str = ""

@@ -12,7 +12,7 @@ from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.core import Secret
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy
 from bedplate.model.kinds.infrastructure import Bmc, DiskPool, Image, ImageFile, Network, Release, Server
-from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.kinds.virtual_machine import PlacementRule, VirtualMachine
 from bedplate.model.labels import label_key_fault, label_value_fault, name_fault
 from bedplate.model.registry import BY_KIND
 from bedplate.model.times import seconds_of
@@ -211,6 +211,10 @@ def _virtual_machine(v: VirtualMachine) -> Iterator[Fault]:
     yield from size("spec.memory", s.memory)
     yield from size("spec.disk", s.disk)
     yield from labels("spec.match", s.match)
+    yield from _rules("spec.affinity", s.affinity)
+    yield from _rules("spec.antiAffinity", s.anti_affinity)
+    if v.metadata.name in s.after:
+        yield Fault("spec.after", "names the machine itself; it would wait for itself")
     if not s.image:
         yield Fault("spec.image", "is missing; name an Image to boot from", "FieldValueRequired")
     if s.address and isinstance(fault := read_address(s.address), str):
@@ -326,6 +330,13 @@ def _bmc(b: Bmc) -> Iterator[Fault]:
             yield Fault("spec.bmc.address", str(error))
     if fault := bmc_address.verify_ca_fault(b.verify_ca):
         yield Fault("spec.bmc.verifyCA", fault)
+
+
+def _rules(path: str, rules: tuple[PlacementRule, ...]) -> Iterator[Fault]:
+    for i, rule in enumerate(rules):
+        if not rule.match:
+            yield Fault(f"{path}[{i}].match", "is empty; name labels of the machines that are meant")
+        yield from labels(f"{path}[{i}].match", rule.match)
 
 
 def _maintenance(until: str | None) -> Iterator[Fault]:
