@@ -146,7 +146,7 @@ class ProcessTimes:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._tick = os.sysconf("SC_CLK_TCK")
-        self._alone = os.readlink(proc / "1/ns/pid") == INITIAL_PID_NAMESPACE
+        self._alone = os.readlink(proc / "self/ns/pid") == INITIAL_PID_NAMESPACE
         self._last: dict[tuple[str, str], int] = {}
         self._sum = 0
 

@@ -215,9 +215,7 @@ class Migration:
         except libvirt.libvirtError as error:
             return f"{called_off}libvirt: {error.get_error_message() or error}"
         except HypervisorDown as error:
-            if error.begun:
-                raise
-            return str(error)
+            return f"{called_off}{error}"  # perhaps only the other server's libvirt; what became of it is read back
         except asyncio.CancelledError:
             if not call.done():
                 await self._call_off(uid)
@@ -270,7 +268,13 @@ class Migration:
         return "the move that an agent before this one had begun has ended"
 
     async def _outcome(self, machine: MachineEntry, complaint: str) -> StepResult:
-        facts = await self._observer.facts(machine.uid)
+        try:
+            facts = await self._observer.facts(machine.uid)
+            busy = facts is not None and facts.active and await self._busy(machine.uid)
+        except HypervisorDown as error:
+            return Unknown(message=f"{machine.name} was on its way: {complaint}; {error}")
+        if busy:
+            return Unknown(message=f"{machine.name} is still on its way: {complaint}")
         if facts is None:
             return self._gone(machine)
         if facts.left:

@@ -34,7 +34,7 @@ DAY = 24 * 3600
 class Listening:
     """The agents' server; `seen` is what reached its sink, `now` what its clock adds to the time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         self.now = 0.0
         self.seen: list[tuple[str, Any, bool]] = []
         self.secrets = MemorySecrets()
@@ -47,6 +47,7 @@ class Listening:
             images=FileImages({}),
             pools_for=lambda _: (),
             clock=lambda: time.time() + self.now,
+            **options,
         )
 
     def _sink(self, source: str, observations: Sequence[Any], *, full: bool = False) -> None:
@@ -60,8 +61,8 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(folder: Path) -> AsyncIterator[Listening]:
-    made = Listening(folder)
+async def listening(folder: Path, **options: Any) -> AsyncIterator[Listening]:
+    made = Listening(folder, **options)
     await made.server.start()
     try:
         yield made
@@ -109,14 +110,25 @@ class Leases:
 
 
 @asynccontextmanager
-async def connecting(state: AgentState, identity: Identity) -> AsyncIterator[Observer]:
+async def connecting(
+    state: AgentState, identity: Identity, *, keepalive: float = 2, silence: float = 6
+) -> AsyncIterator[Observer]:
     """The agent's end of the connection, running, without machines behind it."""
     observer: Any = Observer(identity.host_uuid)
     host = Host(HV1, identity.host_uuid, "tcg", "127.0.0.1")
     nothing: Any = None
     leases: Any = Leases()
     link = ControllerLink(
-        state, identity, host, observer, nothing, nothing, leases, keepalive=2, silence=6, dial_own_addresses=False
+        state,
+        identity,
+        host,
+        observer,
+        nothing,
+        nothing,
+        leases,
+        keepalive=keepalive,
+        silence=silence,
+        dial_own_addresses=False,
     )
     observer.link = link
     task = asyncio.create_task(link.run())
