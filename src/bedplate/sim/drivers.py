@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Digest, MachineUid
 from bedplate.model.steps import (
     BmcStep,
     CreateVolume,
@@ -33,9 +32,9 @@ from bedplate.model.steps import (
     StopDomain,
     Ticket,
 )
-from bedplate.sim import clusters, kubelets, leases, migration, power, truth, views
+from bedplate.sim import clusters, disks, kubelets, leases, migration, power, truth, views
 from bedplate.sim.durations import Durations
-from bedplate.sim.things import Process, SimDomain, SimPool, SimRecord, SimServer, SimVolume
+from bedplate.sim.things import Process, SimDomain, SimRecord, SimServer, SimVolume
 from bedplate.sim.world import World
 
 Running = Generator[float, None, StepResult]
@@ -117,13 +116,13 @@ def _slowness(server: SimServer, step: HypervisorStep) -> float:
 def _do(world: World, durations: Durations, server: SimServer, step: HypervisorStep) -> Refused | Failed | Done | None:
     match step:
         case PullImage():
-            return _pull(world, server, step)
+            return disks.pull(world, server, step)
         case DeleteRetained():
-            return _delete_retained(world, server, step)
+            return disks.delete_retained(world, server, step)
         case StartDomain():
             return _start(world, durations, server, step.machine)
         case CreateVolume():
-            return _create_volume(world, server, step.machine)
+            return disks.create_volume(world, server, step.machine)
         case DefineDomain():
             return _define(world, server, step.machine)
         case StopDomain():
@@ -131,9 +130,9 @@ def _do(world: World, durations: Durations, server: SimServer, step: HypervisorS
         case RemoveDomain():
             return _remove(world, server, step.machine)
         case DeleteVolume():
-            return _delete_volume(world, server, step.machine)
+            return disks.delete_volume(world, server, step.machine)
         case RetainVolume():
-            return _retain(world, server, step.machine)
+            return disks.retain(world, server, step.machine)
         case ReceiveDomain():
             return migration.receive(world, server, step.machine)
         case ForgetDomain():
@@ -142,165 +141,21 @@ def _do(world: World, durations: Durations, server: SimServer, step: HypervisorS
             raise AssertionError("it takes its time: see `migration.migrate`")
 
 
-# --- disks --------------------------------------------------------------------------------------------------------
-
-
-def _pool(server: SimServer, name: str) -> SimPool | Failed:
-    pool = server.pools.get(name)
-    if pool is None:
-        return Failed(reason="PoolMissing", message=f"disk pool {name} is not served by {server.name}")
-    if pool.gone or (pool.shared and not server.storage):
-        return Failed(reason="DiskFailed", message=f"disk pool {name} can't be read on {server.name}: I/O error")
-    return pool
-
-
-def _have(world: World, server: SimServer, pool: SimPool, *digests: Digest) -> Failed | None:
-    """Have image files in a pool's cache, from the controller where they are not there yet."""
-    wanted = {d for d in digests if d} - pool.images
-    for digest in sorted(wanted & world.lost_images):
-        return Failed(reason="ImageNotFound", message=f"the controller has no image file {digest}")
-    if wanted and pool.full:
-        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
-    if wanted:
-        pool.images |= wanted
-        for name in world.sharers[pool.name] if pool.shared else [server.name]:
-            world.touch_server(world.servers[name])
-    return None
-
-
-def _own_domain(world: World, server: SimServer, m: MachineEntry) -> SimDomain | Failed | None:
-    """The machine's domain; what another store made is left alone."""
-    domain = server.domains.get(m.uid)
-    if domain is not None and domain.store != world.store:
-        message = f"the domain of {m.name} was not made by this store; it is left alone"
-        return Failed(reason="NotOurs", message=message, permanent=True)
-    return domain
-
-
-def _own_volume(world: World, disks: dict[MachineUid, SimVolume], uid: MachineUid) -> SimVolume | Failed | None:
-    """A machine's disk; what another store made is left alone."""
-    volume = disks.get(uid)
-    if volume is not None and volume.store != world.store:
-        message = f"the disk of {uid} was not made by this store: move it away if it is not needed"
-        return Failed(reason="NotOurs", message=message, permanent=True)
-    return volume
-
-
-def _pull(world: World, server: SimServer, step: PullImage) -> Failed | Done:
-    pool = _pool(server, step.disk_pool)
-    if isinstance(pool, Failed):
-        return pool
-    failed = _have(world, server, pool, step.image.disk, step.image.kernel, step.image.initrd)
-    return failed or Done(message=f"image {step.image.name} is in disk pool {pool.name}")
-
-
-def _create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    pool = _pool(server, m.disk_pool)
-    if isinstance(pool, Failed):
-        return pool
-    missing = _have(world, server, pool, m.image.disk)
-    if missing is not None:
-        return missing
-    kept = _own_volume(world, pool.volumes | server.volumes, m.uid)
-    if isinstance(kept, SimVolume):
-        world.take_over(server, kept, m.generation)
-    if kept is not None:
-        return kept if isinstance(kept, Failed) else None
-    if m.image.virtual_size > m.disk_mib << 20:
-        message = f"the disk of {m.name} has {m.disk_mib} MiB, image {m.image.name} more inside: give it more"
-        return Failed(reason="DiskTooSmall", message=message, permanent=True)
-    if pool.full or pool.used_mib + m.disk_mib > pool.capacity_mib:
-        return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
-    if m.uid in server.retained or m.uid in world.disks:
-        world.violation("rule 1", f"a second disk for {m.name} ({m.uid}) was made on {server.name}")
-    truth.standing_in(world, m)
-    volume = SimVolume(
-        uid=m.uid,
-        server=server.name,
-        pool=pool,
-        size_mib=m.disk_mib,
-        store=world.store,
-        generation=m.generation,
-    )
-    world.add_volume(server, volume)
-    return None
-
-
-def _must_be_gone(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    if isinstance(_own_domain(world, server, m), SimDomain):
-        return Failed(reason="DomainPresent", message=f"the domain of {m.name} is still there: remove it first")
-    return None
-
-
-def _delete_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    present = _must_be_gone(world, server, m)
-    if present is not None:
-        return present
-    pool = _pool(server, m.disk_pool)
-    if isinstance(pool, Failed):
-        return pool
-    volume = _own_volume(world, server.volumes, m.uid)
-    if not isinstance(volume, SimVolume):
-        return volume
-    if m.retain_disk:
-        world.violation("rule 9", f"the disk of {m.name} was deleted though it is to be kept")
-    lost = truth.last_copy(world, m.uid)
-    if lost:
-        world.violation("rule 9", f"deleting the disk of {m.name} lost the last copy of {lost}")
-    world.drop_volume(server, m.uid)
-    return None
-
-
-def _retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    present = _must_be_gone(world, server, m)
-    if present is not None:
-        return present
-    pool = _pool(server, m.disk_pool)
-    if isinstance(pool, Failed):
-        return pool
-    found = _own_volume(world, server.volumes, m.uid)
-    if isinstance(found, Failed):
-        return found
-    if found is None and m.uid in server.retained:
-        return None
-    volume = world.drop_volume(server, m.uid)
-    if volume is None:
-        return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} to retain", permanent=True)
-    volume.pool.used_mib += volume.size_mib  # it is moved, not deleted
-    server.retained[m.uid] = volume
-    world.touch_retained(server, m.uid)
-    return None
-
-
-def _delete_retained(world: World, server: SimServer, step: DeleteRetained) -> Failed | Done:
-    pool = _pool(server, step.disk_pool)
-    if isinstance(pool, Failed):
-        return pool
-    found = _own_volume(world, server.retained, step.uid)
-    if isinstance(found, Failed):
-        return found
-    volume = server.retained.pop(step.uid, None)
-    if volume is not None:
-        volume.pool.used_mib -= volume.size_mib
-    world.touch_retained(server, step.uid)
-    return Done(views=(views.retained_view(world, server, step.uid),))
-
-
 # --- domains ------------------------------------------------------------------------------------------------------
 
 
 def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    pool = _pool(server, m.disk_pool)
+    pool = disks.pool_of(server, m.disk_pool)
     if isinstance(pool, Failed):
         return pool
-    failed = _have(world, server, pool, m.image.kernel, m.image.initrd)
+    failed = disks.have(world, server, pool, m.image.kernel, m.image.initrd)
     if failed is not None:
         return failed
-    domain = _own_domain(world, server, m)
+    domain = disks.own_domain(world, server, m)
     if isinstance(domain, Failed):
         return domain
     if m.carried:
-        volume = _own_volume(world, pool.volumes, m.uid)
+        volume = disks.own_volume(world, pool.volumes, m.uid)
         if isinstance(volume, Failed):
             return volume
         if volume is None:
@@ -315,7 +170,7 @@ def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
 
 
 def _start(world: World, durations: Durations, server: SimServer, m: MachineEntry) -> Failed | None:
-    domain, record = _own_domain(world, server, m), server.records[m.uid]
+    domain, record = disks.own_domain(world, server, m), server.records[m.uid]
     if not isinstance(domain, SimDomain):
         return Failed(reason="DomainMissing", message=f"the domain of {m.name} is not defined on {server.name}")
     if domain.entry.generation < m.generation:
@@ -326,7 +181,7 @@ def _start(world: World, durations: Durations, server: SimServer, m: MachineEntr
         return None
     if record.boot >= m.boot:
         return None
-    volume = _own_volume(world, server.volumes, m.uid)
+    volume = disks.own_volume(world, server.volumes, m.uid)
     if not isinstance(volume, SimVolume):
         return Failed(reason="VolumeMissing", message=f"the disk of {m.name} is not in disk pool {m.disk_pool}")
     refused = _may_open(world, server, m, volume)
@@ -359,7 +214,7 @@ def _may_open(world: World, server: SimServer, m: MachineEntry, volume: SimVolum
 
 
 def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    domain = _own_domain(world, server, m)
+    domain = disks.own_domain(world, server, m)
     if isinstance(domain, SimDomain) and domain.state in {"running", "paused"}:
         at_risk = truth.quorum_before(world, m.uid)
         world.set_state(server, domain, "shutoff")
@@ -368,7 +223,7 @@ def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
 
 
 def _remove(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
-    domain = _own_domain(world, server, m)
+    domain = disks.own_domain(world, server, m)
     if isinstance(domain, Failed):
         return domain
     if domain is not None:
