@@ -210,9 +210,8 @@ def _ready_to_start(world: World, m: MachineEntry, d: DomainView) -> Next | None
     """What is missing before it can be started, by whomever; None: nothing, or it runs."""
     if d.state in {"running", "paused"}:
         return None
-    view = world.inventory.server(m.server)
-    if view is None or view.value.pool(m.disk_pool) is None:
-        return _wait(Waiting.SERVER, f"server {m.server} does not show disk pool {m.disk_pool}")
+    if (hidden := _without_pool(world, m)) is not None:
+        return hidden
     if m.carried and d.generation < m.generation:
         return Next(step=DefineDomain(machine=m), reason=f"{m.server} takes its disk over")
     if not d.volume:
@@ -223,6 +222,14 @@ def _ready_to_start(world: World, m: MachineEntry, d: DomainView) -> Next | None
     if d.state == "absent" or d.generation < m.generation:
         return Next(step=DefineDomain(machine=m), reason="its domain is not defined as planned")
     return None
+
+
+def _without_pool(world: World, m: MachineEntry) -> Next | None:
+    """Nothing can be done about a disk whose pool its server does not show."""
+    view = world.inventory.server(m.server)
+    if view is not None and view.value.pool(m.disk_pool) is not None:
+        return None
+    return _wait(Waiting.SERVER, f"server {m.server} does not show disk pool {m.disk_pool}")
 
 
 def _volume(world: World, m: MachineEntry) -> Next:
@@ -368,6 +375,8 @@ def _remove(world: World, m: MachineEntry, d: DomainView) -> Next:
         if leaving is not None:
             return leaving
     if d.volume:
+        if (hidden := _without_pool(world, m)) is not None:
+            return hidden
         if m.retain_disk:
             return Next(step=RetainVolume(machine=m), reason="its disk is kept (rule 9)")
         return Next(step=DeleteVolume(machine=m), reason="its disk goes with it")

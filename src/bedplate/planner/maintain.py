@@ -71,6 +71,9 @@ def _move(p: Planning, m: MachineEntry) -> str:
     if reason := relocation.paused(p, m):
         p.wait(m.key, Waiting.PAUSED, f"it would move away from {m.server}, but {reason}")
         return "are paused"
+    if reason := moves.failed_lately(p, m):
+        p.wait(m.key, Waiting.NOT_MOVABLE, f"it can't leave {m.server} now: {reason}")
+        return "could not be moved and run on"
     limit = p.policy.moves_per_server
     if p.index.fleet.server(m.server).moving >= limit:
         return "wait for their turn to move"

@@ -17,6 +17,8 @@ from bedplate.planner.context import Planning
 
 _TRIES = 3
 """Failed tries of one migration before it is called off: the guest runs on where it is."""
+_REST = 600.0
+"""Seconds after a move was called off in which it is not begun again: what hindered it has hardly changed."""
 
 
 def begin(p: Planning, m: MachineEntry, target: ServerName, reason: str) -> MachineEntry:
@@ -29,22 +31,38 @@ def begin(p: Planning, m: MachineEntry, target: ServerName, reason: str) -> Mach
     return p.put(moved, f"{m.name} moves {'live ' if running else ''}from {m.server} to {target}: {reason}")
 
 
+def failed_lately(p: Planning, m: MachineEntry) -> str:
+    """Why a move of this machine should not be begun now: the last one failed; empty: it may be."""
+    for step in ("MigrateDomain", "ReceiveDomain"):
+        history = p.attempt(m.key, step)
+        if history.count >= _TRIES and history.last + _REST > p.now:
+            p.at(history.last + _REST)
+            return f"its last move failed {history.count} times, last: {history.last_error}"
+    return ""
+
+
+def _tries(p: Planning, m: MachineEntry, step: str) -> int:
+    """Failed tries of the present move; those of earlier ones say nothing of it."""
+    history = p.attempt(m.key, step)
+    return history.count if history.generation == m.generation else 0
+
+
 def settle(p: Planning, m: MachineEntry) -> None:
     """Look at a machine that moves: is it there, has it failed, did an end of the move die?"""
     here, there = _at(p, m, m.server), _at(p, m, m.source)
     runs_here = here is not None and here.state == "running"
     runs_there = there is not None and there.state in ALIVE
     if p.dead(m.source):
-        _without_source(p, m, runs_here=runs_here)
+        _without_source(p, m, here)
     elif p.dead(m.server):
         _without_target(p, m, runs_there=runs_there)
     elif p.busy(m.key) or not p.usable(m.server) or not p.usable(m.source):
         p.wait(m.key, Waiting.MIGRATION, f"it moves live from {m.source} to {m.server}: {m.reason}")
     elif runs_here and not runs_there:
         _arrived(p, m)
-    elif runs_there and p.attempt(m.key, "MigrateDomain").count >= _TRIES:
+    elif runs_there and _tries(p, m, "MigrateDomain") >= _TRIES:
         _call_off(p, m, p.attempt(m.key, "MigrateDomain").last_error)
-    elif runs_there and p.attempt(m.key, "ReceiveDomain").count >= _TRIES:
+    elif runs_there and _tries(p, m, "ReceiveDomain") >= _TRIES:
         _call_off(p, m, p.attempt(m.key, "ReceiveDomain").last_error)
     elif not runs_there and not runs_here and (here is None or here.state not in ALIVE):
         said = f"{m.name} ended while it moved from {m.source}; it is started on {m.server}"
@@ -74,11 +92,11 @@ def _ended(p: Planning, m: MachineEntry) -> MachineEntry:
     return msgspec.structs.replace(m, source=ServerName(""), boot=boot, restarts=(*m.restarts, p.now))
 
 
-def _without_source(p: Planning, m: MachineEntry, *, runs_here: bool) -> None:
+def _without_source(p: Planning, m: MachineEntry, here: DomainView | None) -> None:
     """Where it came from is confirmed dead: what runs at the target is all that runs."""
-    if runs_here:
+    if here is not None and here.state == "running":
         _arrived(p, m)
-    elif p.usable(m.server) and not p.busy(m.key):
+    elif p.usable(m.server) and not p.busy(m.key) and (here is None or here.state not in ALIVE):
         p.put(_ended(p, m), f"{m.name} is started on {m.server}: {m.source} died while it moved from there")
     else:
         p.wait(m.key, Waiting.MIGRATION, f"{m.source} died while it moved; what runs on {m.server} is not known yet")

@@ -39,7 +39,7 @@ between duties, which the next planning may go on with: nothing is lost."""
 _EVERYWHERE = frozenset({"network", "diskpool", "image", "release", "fleetpolicy"})
 """Kinds of which one object can matter to every unit. They change seldom."""
 _EVIDENCE = frozenset({"server", "node", "cluster-view"})
-"""Kinds of news that can tell of any server that is not heard of: its nodes, its leases' witnesses, how many are lost."""
+"""News that can tell of any server that is not heard of: of its nodes, its leases' witnesses, how many are lost."""
 
 
 class PlanResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from bedplate.model.ids import Key, MachineUid, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
-from bedplate.planner import control_plane, moves
+from bedplate.planner import control_plane, moves, servers
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import Scope, quorum
@@ -126,7 +126,9 @@ def _of_dead_server(p: Planning, m: MachineEntry) -> Verdict | None:
 def _unheard(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """Its server is not heard of and its end not confirmed: only after long, and only under a new identity."""
     lost = p.lost(m.server)
-    if lost is not None and m.is_node and m.joined and m.role == "worker" and s is not None and not s.ready(m):
+    hopeless = lost is not None and not servers.fence_ahead(p, lost)
+    if hopeless and m.is_node and m.joined and m.role == "worker" and s is not None and not s.ready(m):
+        assert lost is not None
         at = lost.since + p.policy.unconfirmed_replace
         if at <= p.now:
             said = f"its server {m.server} is not heard of and its end can't be confirmed"
@@ -147,7 +149,9 @@ def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict
     if m.role == "control-plane" and members > 1 and s.alive_without(m) < quorum(members):
         p.wait(m.key, Waiting.QUORUM, "its node is NotReady; restarting it now would cost etcd its quorum")
         return None
-    began = max(node.value.ready_changed or node.time, d.started, *restarts(p, m), 0.0)
+    seen = p.domain(m)
+    runs_since = seen.time if seen is not None else 0.0  # it may have been paused until then
+    began = max(node.value.ready_changed or node.time, d.started, runs_since, *restarts(p, m), 0.0)
     if p.now < began + p.policy.not_ready_limit:
         p.at(began + p.policy.not_ready_limit)
         return None

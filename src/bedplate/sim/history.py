@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from bedplate.checks.blueprint import Finding
 from bedplate.model.blueprint import MachineEntry, ServerEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, OperationId, ServerName, key
 from bedplate.model.kinds.base import Object
@@ -83,6 +84,7 @@ class History:
         self._controllers: dict[str, tuple[bool, str]] = {}
         self._waits: dict[Key, str] = {}
         self._ready: dict[str, bool] = {}
+        self._findings: tuple[Finding, ...] = ()
         self._commits = self._begun = self._finished = 0
         for server in sim.world.servers.values():
             self._servers[server.name] = (server.powered, server.connected)
@@ -255,6 +257,11 @@ class History:
         if not self._sim.controllers or not self._sim.controller.alive:
             return
         engine = self._sim.engine
+        if engine.findings != self._findings:
+            self._findings = engine.findings
+            for finding in engine.findings:
+                said = f"{finding.key}: rule {finding.rule}: {finding.sentence}"
+                self._tell("controller", self._sim.controller.name, "is refused a plan", detail=said)
         now = {k: w.reason.value for k, w in engine.waiting.items()}
         if now == self._waits:
             return

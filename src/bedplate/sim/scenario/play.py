@@ -24,6 +24,8 @@ from bedplate.sim.story import Story
 CALM = 60.0
 """Seconds between Ready and the story's beginning, in which pods start."""
 VIOLATIONS = "violations: none"
+REFUSALS = "plans that the checks refused: none"
+"""A plan that its checks refuse changes nothing and is made again: planning and checks must be of one mind."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +170,9 @@ class Play:
         """What holds of what must be true."""
         broken = self.sim.world.violations
         verdicts = [Verdict(text=VIOLATIONS, wrong="; ".join(broken[:3]))]
+        refused = [e for e in self.history.events if e.what == "is refused a plan"]
+        said = "; ".join(f"at {e.time:g} s: {e.detail}" for e in refused[:3])
+        verdicts.append(Verdict(text=REFUSALS, wrong=said))
         if self.fault:
             verdicts.append(Verdict(text="the script can be told", wrong=self.fault))
         seen: Seen = expectation.seen(self.history, self.sim.world, self.cast.bound)

@@ -105,7 +105,7 @@ class Setting(Plain, frozen=True):
     machines: dict[str, Vm] = {}
     objects: tuple[dict[str, Any], ...] = ()
     """Further objects as users write them."""
-    policy: dict[str, float] = {}
+    policy: dict[str, int | float] = {}
     """Bounds and times of `bedplate.model.policy` that are others than the defaults."""
     fleet: dict[str, Any] = {}
     """Fields of the FleetPolicy's spec."""
