@@ -23,6 +23,7 @@ from bedplate.model.kinds.infrastructure import DiskPool, Network, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.meta import Condition
 from bedplate.model.spec import object_key
+from bedplate.model.whereabouts import servers_of
 
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
@@ -69,7 +70,8 @@ class Projection:
                 continue
             self._dirty.add(entry.key)
             if isinstance(entry, MachineEntry):
-                self._dirty.update((entry.owner, key("server", entry.server), key("network", entry.nic.network)))
+                self._dirty.update((entry.owner, key("network", entry.nic.network)))
+                self._dirty.update(key("server", server) for server in servers_of(entry))
                 if entry.cluster:
                     self._dirty.add(key("cluster", entry.cluster))
 
