@@ -79,6 +79,9 @@ def machine_phase(engine: Engine, m: MachineEntry) -> Phase:
     """Where a machine is in its life."""
     node = engine.inventory.inventory.node(m.cluster, m.name) if m.is_node else None
     mine = node if is_node_of(node, m) else None
+    lost = engine.blueprint.server(m.server)
+    if lost is not None and lost.standing == "dead" and m.desired in {"run", "manual"}:
+        return Phase.DOWN  # what was seen of it before says nothing any more
     failing = any(a.count >= 2 for a in engine.attempts.by_target.get(m.key, {}).values())
     return phase_of(
         m,

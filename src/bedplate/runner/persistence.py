@@ -18,7 +18,7 @@ from bedplate.store.errors import StoreUnavailable
 from bedplate.store.store import Store
 from bedplate.store.transaction import Transaction
 
-STATUS_KINDS = ("Server", "Network", "DiskPool", "Cluster", "NodePool", "VirtualMachine")
+STATUS_KINDS = ("Server", "Network", "DiskPool", "Cluster", "NodePool", "VirtualMachine", "FleetPolicy")
 DECLARED = frozenset((*STATUS_KINDS, "Image", "Release"))
 DERIVED = frozenset({"Machine", "RetainedDisk"})
 

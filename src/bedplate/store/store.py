@@ -43,7 +43,17 @@ Subscriber = Callable[[Sequence[Change]], None]
 WRITES_BETWEEN_MAINTENANCE = 1000
 """Old history is pruned after so many writes: rare enough to cost nothing, often enough to bound the file."""
 
-DECLARED = ("Server", "Network", "DiskPool", "Image", "Release", "Cluster", "NodePool", "VirtualMachine")
+DECLARED = (
+    "Server",
+    "Network",
+    "DiskPool",
+    "Image",
+    "Release",
+    "Cluster",
+    "NodePool",
+    "VirtualMachine",
+    "FleetPolicy",
+)
 """The kinds that make up the spec."""
 
 _CHECK = "bedplate/key-check"
@@ -262,17 +272,7 @@ class Store:
         with self._view() as view:
             by_kind = {
                 kind: {object_key(o): o for o in view.all(kind)}
-                for kind in (
-                    "Server",
-                    "Network",
-                    "DiskPool",
-                    "Image",
-                    "Release",
-                    "Cluster",
-                    "NodePool",
-                    "VirtualMachine",
-                    "FleetPolicy",
-                )
+                for kind in DECLARED
             }
             spec = Spec(
                 servers=by_kind["Server"],  # type: ignore[arg-type]
