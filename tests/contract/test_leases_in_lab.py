@@ -20,7 +20,8 @@ from moving_rig import HV1, HV2, POOL, Two, two
 
 from bedplate.lab.hypervisor import SHARED_POOL
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Generation, ServerName
+from bedplate.model.ids import Generation, ServerName, key
+from bedplate.model.inventory import LoadView, MachineLoad
 from bedplate.model.leases import EXPIRY, RENEW
 from bedplate.model.steps import (
     CreateVolume,
@@ -81,6 +82,19 @@ async def test_both_see_that_both_renew_and_are_guarded(rig: Two, running: Machi
     rig.fed(HV1)
     await asyncio.sleep(2 * RENEW + 0.5)  # the watchdog is fed by the clock
     assert rig.fed(HV1) in {b"1" * n for n in (1, 2, 3)}
+
+
+async def test_the_load_of_server_and_machine_is_told(rig: Two, running: MachineEntry) -> None:
+    def told() -> MachineLoad | None:
+        seen = rig.news.latest.get(key("load", HV1))
+        machines = seen.value.machines if seen is not None and isinstance(seen.value, LoadView) else ()
+        return next((m for m in machines if m.uid == running.uid), None)
+
+    await rig.guest(running, "(while :; do :; done) >/dev/null 2>&1 &")
+    await rig.news.until(lambda: (m := told()) and m.cpu > 0.1)
+    view = rig.news.latest[key("load", HV1)].value
+    assert isinstance(view, LoadView)
+    assert 0 < view.cpu <= (os.cpu_count() or 1) + 0.5
 
 
 async def test_a_lost_lease_ends_the_guests_of_its_pool_and_nothing_starts_until_it_is_back(

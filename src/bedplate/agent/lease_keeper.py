@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bedplate.agent.faults import AgentFault
+from bedplate.agent.kept_lease import KeptLease
 from bedplate.agent.lease_files import Handover, HeldPool, LeaseFolder, leave_handover, read_handover
-from bedplate.agent.leases import Clock, Lease, LeaseRecord, LeaseState, Sighting, Witness
+from bedplate.agent.leases import Clock, Lease, LeaseRecord, LeaseState, Sighting
 from bedplate.agent.qemu_processes import Guest, guests_on, kill
 from bedplate.agent.watchdog import Watchdog
 from bedplate.model.agent_protocol import Pool
@@ -41,23 +42,6 @@ def boot_time() -> float:
 
 def _spawn(work: Callable[[], None], name: str) -> None:
     threading.Thread(target=work, name=name, daemon=True).start()
-
-
-class _Kept:
-    """One pool's lease."""
-
-    def __init__(self, pool: Pool, folder: LeaseFolder, lease: Lease, clock: Clock) -> None:
-        self.pool = pool
-        self.folder = folder
-        self.lease = lease
-        self.witness = Witness(clock)
-        self.paths = {pool.path}
-        self.counter = 0
-        self.renewed = 0.0
-        self.error = ""
-        self.stop = threading.Event()
-        self.writing = threading.Lock()
-        self.shown: LeaseState = LeaseState.NEW
 
 
 class LeaseKeeper:
@@ -101,7 +85,7 @@ class LeaseKeeper:
         self._end = end
         self._folders = folders
         self._spawn = spawn
-        self._pools: dict[str, _Kept] = {}
+        self._pools: dict[str, KeptLease] = {}
         self._views: dict[Key, LeaseView] = {}
         self._mutex = threading.RLock()
         self._fed = float("-inf")
@@ -151,7 +135,9 @@ class LeaseKeeper:
 
     def _keep(self, pool: Pool, renewed_before: float | None) -> None:
         lease = Lease(self._clock, renewed_before)
-        kept = self._pools[pool.name] = _Kept(pool, self._folders(pool.path, self._store), lease, self._clock)
+        first = LeaseRecord(store=self._store, server=self._server, boot_id=self._boot_id, counter=0)
+        kept = KeptLease(pool, self._folders(pool.path, self._store), lease, first, self._clock)
+        self._pools[pool.name] = kept
         self._spawn(lambda: self._renew(kept), f"lease-renew-{pool.name}")
         self._spawn(lambda: self._watch(kept), f"lease-watch-{pool.name}")
 
@@ -167,7 +153,8 @@ class LeaseKeeper:
             return 0
         kept = self._pools.get(pool.name)
         if kept is None or kept.lease.held_for() <= 0:
-            raise AgentFault("LeaseNotHeld", f"no guest may start on disk pool {pool.name}: {self._why(kept)}")
+            why = kept.why() if kept is not None else "this agent keeps no lease on it"
+            raise AgentFault("LeaseNotHeld", f"no guest may start on disk pool {pool.name}: {why}")
         self._arm()
         return kept.lease.term
 
@@ -192,25 +179,12 @@ class LeaseKeeper:
         wrong = [self._watchdog.error] if self._wanted and self._watchdog.error else []
         for name, kept in list(self._pools.items()):
             if kept.lease.state in {LeaseState.LOST, LeaseState.ENDED, LeaseState.RENEWED}:
-                wrong.append(f"disk pool {name}: {self._why(kept)}")
+                wrong.append(f"disk pool {name}: {kept.why()}")
         return "; ".join(wrong)
-
-    def _why(self, kept: _Kept | None) -> str:
-        if kept is None:
-            return "this agent keeps no lease on it"
-        match kept.lease.state:
-            case LeaseState.NEW:
-                return f"its lease was not renewed yet ({kept.error or 'the first renewal is on its way'})"
-            case LeaseState.RENEWED:
-                return "its lease was lost and is renewed; the controller was not spoken with since"
-            case LeaseState.HELD:
-                return "its lease is just running out"
-            case LeaseState.LOST | LeaseState.ENDED:
-                return f"its lease was lost: {kept.error or 'its storage does not answer'}"
 
     # --- the pools' own threads ---------------------------------------------------------------------------------
 
-    def _renew(self, kept: _Kept) -> None:
+    def _renew(self, kept: KeptLease) -> None:
         while not kept.stop.is_set():
             begun = self._clock()
             kept.stop.wait(max(TICK, RENEW - (self._clock() - begun)) if self._renew_once(kept, begun) else RETRY)
@@ -220,37 +194,13 @@ class LeaseKeeper:
         for kept in list(self._pools.values()):
             self._renew_once(kept, self._clock())
 
-    def _renew_once(self, kept: _Kept, begun: float) -> bool:
-        try:
-            with kept.writing:
-                if self._closed.is_set():
-                    return True  # the last word is written by `close`
-                kept.folder.write(self._record(kept, guarded=self._watchdog.armed))
-            kept.paths = {kept.pool.path, kept.folder.real_path()}
-        except OSError as error:
-            if not kept.error:
-                log.warning("the lease on disk pool %s was not renewed: %s", kept.pool.name, error)
-            kept.error = str(error)
-            return False
-        if kept.error:
-            log.info("the lease on disk pool %s is renewed again", kept.pool.name)
-        kept.error, kept.renewed = "", begun
-        kept.lease.renewed(begun)
-        self._leave_handover(watchdog=self._watchdog.armed)
-        return True
+    def _renew_once(self, kept: KeptLease, begun: float) -> bool:
+        went = kept.renew(begun, guarded=self._watchdog.armed)
+        if went and not self._closed.is_set():
+            self._leave_handover(watchdog=self._watchdog.armed)
+        return went
 
-    def _record(self, kept: _Kept, *, guarded: bool) -> LeaseRecord:
-        kept.counter += 1
-        return LeaseRecord(
-            store=self._store,
-            server=self._server,
-            boot_id=self._boot_id,
-            counter=kept.counter,
-            guarded=guarded,
-            written=time.time(),
-        )
-
-    def _watch(self, kept: _Kept) -> None:
+    def _watch(self, kept: KeptLease) -> None:
         while not kept.stop.wait(RENEW):
             self._look(kept)
 
@@ -259,16 +209,8 @@ class LeaseKeeper:
         for kept in list(self._pools.values()):
             self._look(kept)
 
-    def _look(self, kept: _Kept) -> None:
-        if kept.lease.state is not LeaseState.HELD:
-            kept.witness.forget()
-            return
-        try:
-            files = kept.folder.others(self._server)
-        except OSError as error:
-            log.debug("others' leases on disk pool %s can't be read: %s", kept.pool.name, error)
-            return
-        for sighting in kept.witness.look(files, kept.lease.age()):
+    def _look(self, kept: KeptLease) -> None:
+        for sighting in kept.look():
             with self._mutex:
                 if kept.lease.state is LeaseState.HELD:
                     self._tell(kept, sighting)
@@ -295,10 +237,10 @@ class LeaseKeeper:
             if self._watchdog.armed or self._watchdog.arm():
                 self._watchdog.feed()
 
-    def _act(self, kept: _Kept) -> None:
+    def _act(self, kept: KeptLease) -> None:
         state = kept.lease.state
         if state is LeaseState.LOST and kept.shown is not LeaseState.LOST:
-            log.error("the lease on disk pool %s is lost: its guests are ended; %s", kept.pool.name, self._why(kept))
+            log.error("the lease on disk pool %s is lost: its guests are ended; %s", kept.pool.name, kept.why())
             self._drop_views(kept.pool.name)
             self.unsure()
         if state in {LeaseState.LOST, LeaseState.ENDED, LeaseState.RENEWED}:
@@ -308,7 +250,7 @@ class LeaseKeeper:
             kept.shown = state
             self._show(kept, state)
 
-    def _show(self, kept: _Kept, state: LeaseState) -> None:
+    def _show(self, kept: KeptLease, state: LeaseState) -> None:
         if state is LeaseState.RENEWED:
             self.unsure()
         if state is LeaseState.HELD:
@@ -316,7 +258,7 @@ class LeaseKeeper:
         elif state in {LeaseState.ENDED, LeaseState.RENEWED}:
             self._tell(kept, Sighting(self._server, False, self._boot_id, self._watchdog.armed))
 
-    def _end_guests(self, kept: _Kept) -> None:
+    def _end_guests(self, kept: KeptLease) -> None:
         guests = self._guests(kept)
         if guests:
             kept.lease.guests_found()
@@ -329,13 +271,13 @@ class LeaseKeeper:
         if not guests:
             kept.lease.guests_gone()
 
-    def _guests(self, kept: _Kept) -> list[Guest]:
+    def _guests(self, kept: KeptLease) -> list[Guest]:
         """This agent's guests that run on a pool."""
         return [g for g in self._find(kept.paths) if self._mine(g.uid)]
 
     # --- what is told -------------------------------------------------------------------------------------------
 
-    def _tell(self, kept: _Kept, seen: Sighting) -> None:
+    def _tell(self, kept: KeptLease, seen: Sighting) -> None:
         view = LeaseView(
             disk_pool=kept.pool.name,
             server=seen.server,
@@ -404,18 +346,14 @@ class LeaseKeeper:
             log.warning("the watchdog runs on: start an agent within its time, or this server's power is cut")
             self._watchdog.leave()
 
-    def _unguard(self, pools: list[_Kept]) -> list[_Kept]:
-        told: list[_Kept] = []
+    def _unguard(self, pools: list[KeptLease]) -> list[KeptLease]:
+        told: list[KeptLease] = []
 
-        def write(kept: _Kept) -> None:
-            try:
-                with kept.writing:
-                    kept.folder.write(self._record(kept, guarded=False))
-                    told.append(kept)
-            except OSError as error:
-                log.warning("disk pool %s could not be told that the watchdog ends: %s", kept.pool.name, error)
+        def close(kept: KeptLease) -> None:
+            if kept.close():
+                told.append(kept)
 
-        threads = [threading.Thread(target=write, args=(k,), daemon=True) for k in pools]
+        threads = [threading.Thread(target=close, args=(k,), daemon=True) for k in pools]
         end = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
             thread.start()
