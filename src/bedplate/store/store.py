@@ -270,10 +270,7 @@ class Store:
     def load_spec(self) -> tuple[Spec, int]:
         """Give all declared objects as one snapshot, with its revision."""
         with self._view() as view:
-            by_kind = {
-                kind: {object_key(o): o for o in view.all(kind)}
-                for kind in DECLARED
-            }
+            by_kind = {kind: {object_key(o): o for o in view.all(kind)} for kind in DECLARED}
             spec = Spec(
                 servers=by_kind["Server"],  # type: ignore[arg-type]
                 networks=by_kind["Network"],  # type: ignore[arg-type]
