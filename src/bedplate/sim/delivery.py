@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RESUME = 10.0
 """Seconds that a command waits for its agent to come back before its outcome counts as unknown."""
 
+LATE = (10.0, 200.0)
+"""Seconds by which a late reply is late; most steps are given 120."""
+
 OBSERVED_FIRST = 0.001
 """Seconds by which an agent's observation of what a step did comes before its reply, as on the one connection."""
 
@@ -113,6 +116,9 @@ class Attempted:
             again = self._sim.perform(self._step, self._ticket)
             self._sim.after(self._sim.dawdle(), lambda: self._go(again, first=False))
         if not first or self._fault is Fault.LOST_REPLY:
+            return
+        if self._fault is Fault.LATE:
+            self._sim.after(self._sim.dawdle(LATE), lambda: self._answer(result))
             return
         self._result = result
         if self._server is None or self._server.connected or self._server.half == "up":

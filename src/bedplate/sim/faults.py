@@ -13,6 +13,8 @@ class Fault(StrEnum):
 
     LOST_REPLY = "lost reply"
     """It is done, nobody hears of it."""
+    LATE = "late reply"
+    """It is done, and heard of so much later that it may count as unknown by then."""
     LOST_COMMAND = "lost command"
     """Nobody does it, nobody says so."""
     TWICE = "done twice"

@@ -10,11 +10,11 @@ A script calls: `run`, `at`, `after` (`stage`); `apply`, `edit`, `delete`, `main
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from bedplate.checks.blueprint import Checker
+from bedplate.checks.blueprint import Checker, Finding
 from bedplate.engine import messages as msg
 from bedplate.engine.engine import Engine
 from bedplate.model.blueprint import Delta
@@ -23,6 +23,7 @@ from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import Step, Ticket
+from bedplate.planner.plan import PlanInput, PlanResult
 from bedplate.sim import drivers, truth
 from bedplate.sim.controller import SimController
 from bedplate.sim.delivery import Attempted
@@ -76,9 +77,11 @@ class Simulator(Happenings):
             verify=verify,
         )
         self.policy = policy or Policy()
-        self.telling = self.keeping = keep
+        self.telling = self.keeping = self.store.keeping = keep
         self.steps: list[Begun] = []
         self.commits: list[Delta] = []
+        self.refused: dict[str, float] = {}
+        """Findings for which plans were not committed, and when each was first made (seconds after the beginning)."""
         self.commands = 0
         self.loads: Loads | None = None
         self._seed = seed
@@ -97,7 +100,7 @@ class Simulator(Happenings):
 
         `known`: what it knows beforehand.
         """
-        engine = Engine(self.policy, self._seed, Checker())
+        engine = Engine(self.policy, self._seed, self._checker())
         controller = SimController(self, engine, len(self.controllers) + 1)
         self.controllers.append(controller)
         seen = tuple(Observation(value=v, time=self.now, source="step") for v in known)
@@ -105,6 +108,19 @@ class Simulator(Happenings):
         self.say(controller.name, "starts")
         self._take_lead(controller)
         return controller
+
+    def _checker(self) -> Callable[[PlanInput, PlanResult], tuple[Finding, ...]]:
+        """What checks a controller's plans, as in production; what it refuses is kept."""
+        checker = Checker()
+
+        def check(inp: PlanInput, result: PlanResult) -> tuple[Finding, ...]:
+            found = checker(inp, result)
+            for finding in found:
+                said = f"rule {finding.rule}: {finding.key}: {finding.sentence}"
+                self.refused.setdefault(said, self.now - self.start)
+            return found
+
+        return check
 
     def _take_lead(self, controller: SimController) -> None:
         self.active = self.now

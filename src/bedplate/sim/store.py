@@ -45,6 +45,8 @@ class SimStore:
         self.broken = False
         """The disk is full: nothing can be written."""
         self.events: list[msg.Record] = []
+        self.keeping = True
+        """False: events for users are not kept (for long runs of large fleets)."""
         self._uids = 0
 
     # --- what users write -----------------------------------------------------------------------------------------
@@ -128,7 +130,8 @@ class SimStore:
             case msg.Finalise():
                 echo(self.finalise(command.key))
             case msg.Record():
-                self.events.append(command)
+                if self.keeping:
+                    self.events.append(command)
         return None
 
     def commit(self, delta: Delta, epoch: Epoch) -> Revision:
