@@ -123,7 +123,7 @@ def power_cut(kubectl: Kubectl) -> None:
         ("its machine has a new server", lambda: machine(node)["spec"]["server"] != server),
         ("the old pod is gone from the dead node", lambda: kubectl.pod().get("metadata", {}).get("uid") != old),
         ("the pod is Ready on another node", lambda: is_elsewhere(kubectl.pod(), node)),
-        ("the machine's node is Ready again", lambda: machine(node)["status"]["phase"] == "Ready"),
+        ("the machine's node is Ready again, on another server", lambda: back_elsewhere(node, server)),
     ]
     end = time.monotonic() + 900
     while left := [(what, reached) for what, reached in steps if what not in clock.seen]:
@@ -228,6 +228,12 @@ def shown(kind: str, name: str) -> dict[str, Any]:
 def machine(name: str) -> dict[str, Any]:
     """The machine of that name."""
     return shown("machine", name)
+
+
+def back_elsewhere(name: str, old: str) -> bool:
+    """The machine is Ready on another server than that."""
+    m = machine(name)
+    return m["spec"]["server"] != old and m["status"]["phase"] == "Ready"
 
 
 def phase(server: str) -> str:
