@@ -61,6 +61,8 @@ LAST_DELAY = 1.0
 two of work for each; one that came back later would be taken for suspect."""
 DIAL_SECONDS = 2.0
 """For the bare connection: with the delay, a controller that can be reached again is found within 3 s."""
+LOG_EVERY = 100
+"""Failed tries in a row per line of the log: one in a minute or two."""
 OPEN_SECONDS = 5.0
 """For TLS and the WebSocket's handshake, which a controller with much to do may take a while to answer."""
 REFUSED_DELAY = 30.0
@@ -148,12 +150,12 @@ class ControllerLink:
             self._connection.transport.abort()
 
     async def _keep_connected(self) -> None:
-        delay = FIRST_DELAY
+        delay, unreached = FIRST_DELAY, 0
         while True:
             try:
                 await self._renew()
                 async with await self._dial() as connection:
-                    delay = FIRST_DELAY
+                    delay, unreached = FIRST_DELAY, 0
                     self._connection = connection
                     try:
                         await self._session(connection)
@@ -169,7 +171,10 @@ class ControllerLink:
                 else:
                     log.warning("connection to the controller lost: %s", error)
             except (OSError, WebSocketException, TimeoutError) as error:
-                log.warning("the controller at %s is not reached: %s", self._identity.controller, error)
+                if not unreached % LOG_EVERY:
+                    said = str(error) or "it does not answer"
+                    log.warning("the controller at %s is not reached: %s", self._identity.controller, said)
+                unreached += 1
             except Exception:  # a fault of ours in one connection must not end the agent
                 log.exception("the connection failed")
             await asyncio.sleep(random.uniform(0.5, 1.0) * delay)
