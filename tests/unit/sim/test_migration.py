@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene import Scene, newer
 
@@ -123,6 +123,7 @@ def test_each_way_in_which_a_move_goes_wrong(scene: Scene, fault: str, kind: typ
 
 
 @pytest.mark.parametrize("victim", ["hv1", "hv2"])
+@settings(deadline=None, max_examples=40)
 @given(st.floats(0.0, 15.0))
 def test_a_server_that_dies_while_it_sends_or_takes_leaves_one_machine_or_none(victim: str, after: float) -> None:
     scene = Scene()
