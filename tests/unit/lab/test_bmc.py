@@ -6,7 +6,8 @@ import base64
 import os
 import stat
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,17 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    return Rig(tmp_path_factory.mktemp("bmc"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """With an emulator of its own: a BMC's process changes the library's modules for itself, and may."""
+
+    def touched() -> list[str]:
+        return [name for name in sys.modules if name == "libvirt" or name.split(".")[0] == "sushy_tools"]
+
+    others = {name: sys.modules.pop(name) for name in touched()}
+    yield Rig(tmp_path_factory.mktemp("bmc"))
+    for name in touched():
+        del sys.modules[name]
+    sys.modules.update(others)
 
 
 @pytest.fixture
