@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from bedplate.model.blueprint import BmcRef, Blueprint, Delta, MachineEntry
+from bedplate.model.blueprint import Blueprint, BmcRef, Delta, MachineEntry
 from bedplate.model.ids import ClusterKey, Digest, Epoch, MachineUid, Revision, ServerName
 from bedplate.model.inventory import AnyView, Observation
 from bedplate.model.steps import BmcStep, BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Ticket

@@ -124,7 +124,7 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
     yield from (finding("1", said) for said in _elsewhere(inp, t, old, new))
     if new.boot > old.boot and not _may_start_again(inp, t, old, new):
         yield finding("1", "it would be started again though it is not confirmed that it ended")
-    if new.out_of_service and not old.out_of_service and not _dead(t, old.server):
+    if new.out_of_service and not old.out_of_service and not _ended_with(inp, t, old.server, old):
         yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
 
 
@@ -158,11 +158,16 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
 def _may_start_again(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> bool:
     """It ended, or its agent ends it before it starts it (a guest that hangs), or its server is confirmed dead."""
     if new.server == old.server and not new.source and _runs(inp, old.server, old):
-        node = inp.inventory.node(old.cluster, old.name)
-        if node is None or node.value.ready:
+        node, cluster = inp.inventory.node(old.cluster, old.name), inp.inventory.cluster(old.cluster)
+        if cluster is not None and cluster.value.api:
+            hangs = node is not None and not node.value.ready
+        else:
+            domain = inp.inventory.domain(old.server, old.uid)
+            hangs = domain is not None and not domain.value.guest_agent
+        if not hangs:
             return False
     ends = [end for end in (old.server, old.source, new.server) if end]
-    return all(_dead(t, end) or _usable(inp, end) for end in ends)
+    return all(_ended_with(inp, t, end, old) or _usable(inp, end) for end in ends)
 
 
 def _server(inp: PlanInput, old: AnyEntry | None, new: ServerEntry) -> Iterator[Finding]:
@@ -238,6 +243,14 @@ def _dead(t: Tables, name: str) -> bool:
     """The server's end is confirmed in the blueprint that is checked; `_server` has checked that."""
     entry = t.entries.get(key("server", name))
     return isinstance(entry, ServerEntry) and entry.standing == "dead"
+
+
+def _ended_with(inp: PlanInput, t: Tables, name: ServerName, m: MachineEntry) -> bool:
+    """The machine ended with its server: by its power, or by its lease where its disk is on a shared pool."""
+    entry = t.entries.get(key("server", name))
+    if not isinstance(entry, ServerEntry) or entry.standing != "dead":
+        return False
+    return entry.by == "power" or _shared(inp, m.disk_pool)
 
 
 def _shared(inp: PlanInput, pool: str) -> bool:

@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Operate": {
         "lab": "a small datacentre on this computer",
+        "sim": "stories in a simulated datacentre: scenarios, and random ones",
         "serve": "run the controller and its API",
         "agent": "run the agent on a server",
         "server": "enrol a server, switch its power",

@@ -116,7 +116,7 @@ def _machine(world: World, m: MachineEntry) -> Next:
         case "manual":
             return _ready_to_start(world, m, domain) or SATISFIED
         case "drain":
-            return _drain(world, m)
+            return _drain(world, m, domain)
         case "remove":
             return _remove(world, m, domain)
 
@@ -135,12 +135,20 @@ def _domain(world: World, m: MachineEntry) -> DomainView:
 def _without_server(world: World, m: MachineEntry) -> Next:
     """What can be done for a machine whose server is not heard of: one that is given up leaves its cluster, where the
     server's end is confirmed; before that its Node stays as it is, with its volumes."""
-    lost = world.blueprint.server(m.server)
-    dead = lost is not None and lost.standing == "dead"
+    dead = _ended_with_server(world, m)
     cluster = world.blueprint.cluster(m.cluster)
     if dead and m.desired == "remove" and m.is_node and cluster is not None and cluster.desired == "present":
         return _leave_behind(world, cluster, m) or _wait(Waiting.SERVER, f"server {m.server} is dead")
     return _wait(Waiting.SERVER, f"server {m.server} is {'dead' if dead else 'not connected'}")
+
+
+def _ended_with_server(world: World, m: MachineEntry) -> bool:
+    """The server is confirmed dead and not back, and that confirms the machine's end: an expired lease says so only of
+    guests whose disks are on the pool."""
+    lost, seen = world.blueprint.server(m.server), world.inventory.server(m.server)
+    if lost is None or lost.standing != "dead" or (seen is not None and seen.value.connected):
+        return False
+    return lost.by == "power" or any(o.value.disk_pool == m.disk_pool for o in world.inventory.leases(m.server))
 
 
 def _forget_strays(world: World, m: MachineEntry) -> Next | None:
@@ -179,8 +187,7 @@ def _out_of_service(world: World, m: MachineEntry) -> Next | None:
         return None
     d = _domain(world, m)
     runs = d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
-    lost = world.blueprint.server(m.server)
-    ended = not runs and (_usable(world, m.server) or (lost is not None and lost.standing == "dead"))
+    ended = not runs and (_usable(world, m.server) or _ended_with_server(world, m))
     if m.out_of_service and ended and not node.value.out_of_service:
         if m.desired == "run" and attempt(world, m.key, "MarkOutOfService", m.generation).count:
             return None  # it must not hold up the machine's own start
@@ -340,12 +347,14 @@ def _stop(m: MachineEntry, d: DomainView) -> Next:
     return SATISFIED
 
 
-def _drain(world: World, m: MachineEntry) -> Next:
+def _drain(world: World, m: MachineEntry, d: DomainView) -> Next:
     cluster = world.blueprint.cluster(m.cluster)
     node = world.inventory.node(m.cluster, m.name)
     if cluster is None or cluster.desired == "absent":
         return SATISFIED
     view = _cluster_view(world, cluster)
+    if d.state not in {"running", "paused"} and d.boot < m.boot:  # etcd can't do without it yet
+        return _ready_to_start(world, m, d) or Next(step=StartDomain(machine=m), reason=f"boot {m.boot}: {m.reason}")
     member = m.name in view.etcd_members
     if not is_node_of(node, m) and not member:
         return SATISFIED
@@ -367,9 +376,14 @@ def _remove(world: World, m: MachineEntry, d: DomainView) -> Next:
     polite = d.state == "running" and m.role == "vm"  # without a guest agent it is asked by its power button alone
     if polite and attempt(world, m.key, "StopDomain", m.generation).succeeded == 0.0:
         return Next(step=StopDomain(machine=m), reason="it is to end in good order")
+    cluster = world.blueprint.cluster(m.cluster)
+    member = m.role == "control-plane" and m.joined
+    if member and cluster is not None and cluster.desired == "present" and cluster.initialised:
+        view = _cluster_view(world, cluster)
+        if not view.api:
+            return _wait(Waiting.QUORUM, "its cluster's API does not answer, so its etcd member can't be taken out yet")
     if d.state != "absent":
         return Next(step=RemoveDomain(machine=m), reason="it is to go")
-    cluster = world.blueprint.cluster(m.cluster)
     if cluster is not None and cluster.desired == "present" and m.is_node:
         leaving = _leave_behind(world, cluster, m)
         if leaving is not None:

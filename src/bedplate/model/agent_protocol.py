@@ -26,8 +26,8 @@ CONTROLLER_NAME = "controller.bedplate.internal"
 """Name in the listener's certificate: agents pin the authority and this name, not an address."""
 
 MOVE_PORT = 7445
-"""Where a server's agent takes a machine in that moves to it, from the agent of the server that it leaves; over TLS with
-the agents' certificates, and only while it awaits one from there."""
+"""Where a server's agent takes a machine in that moves to it, from the agent of the server that it leaves; over TLS
+with the agents' certificates, and only while it awaits one from there."""
 
 PING_SECONDS = 2.0
 SILENCE_SECONDS = 6.0

@@ -218,6 +218,14 @@ class Planning:
         entry = self.lost(name)
         return entry is not None and entry.standing == "dead"
 
+    def ended(self, m: MachineEntry) -> bool:
+        """True where the machine's end with its server is confirmed. Power that is off ends all; an expired lease only
+        what has its disk on a shared pool: guests on local disks may run on beside it."""
+        entry = self.lost(m.server)
+        if entry is None or entry.standing != "dead":
+            return False
+        return entry.by == "power" or self.index.fleet.is_shared(m.disk_pool)
+
     def paused(self, *objects: Object | None) -> str:
         """Why nothing is to be done by itself, to the fleet or to one of these objects; empty: nobody said so."""
         if self.spec.fleet.paused:

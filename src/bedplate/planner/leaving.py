@@ -52,6 +52,8 @@ def _drained(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     member = s.entry is not None and s.is_member(m)
     if s.entry is None or s.entry.desired == "absent":
         return _to_remove(p, m, "its cluster is deleted")
+    if m.role == "control-plane" and m.joined and s.initialised and not s.view.api:
+        return _kept_for_quorum(p, s, m)
     if s.node_gone(m) and not member:
         return _to_remove(p, m, "it has left its cluster")
     if s.ended(m):
@@ -66,6 +68,20 @@ def _drained(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
         p.wait(m.key, Waiting.CONTROL_PLANE, "it can be drained once its cluster's API answers")
     else:
         p.wait(m.key, Waiting.DRAIN, "its pods are moving away")
+    return m
+
+
+def _kept_for_quorum(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
+    """While the API does not answer, nobody knows whether etcd can do without it: it stays, and is started again on its
+    own disk where it ended (rules 2 and 9)."""
+    recent = tuple(t for t in m.restarts if t > p.now - p.policy.boot_window)
+    seen = p.domain(m)
+    if s.ended(m) and seen is not None and seen.value.volume and seen.value.boot >= m.boot:
+        if len(recent) < p.policy.boot_limit:
+            again = msgspec.structs.replace(m, boot=m.boot + 1, restarts=(*recent, p.now))
+            return p.put(again, f"{m.name} is started again: its cluster may have no quorum without it")
+        p.at(recent[0] + p.policy.boot_window)
+    p.wait(m.key, Waiting.QUORUM, "its cluster's API does not answer, so it may be what etcd's quorum lacks; it stays")
     return m
 
 

@@ -25,7 +25,7 @@ MANY = 0.3
 _SETTLE = 30.0
 """Seconds after a disk was made in which not yet seeing it means nothing: an agent tells of changes within seconds."""
 
-_STORAGE = frozenset({"DiskFailed", "LeaseLost", "PoolMissing"})
+_STORAGE = frozenset({"DiskFailed", "LeaseNotHeld", "PoolMissing"})
 """Failures that say more of what a machine's disk lies on than of the machine: many at once are no machines' faults."""
 
 
@@ -92,7 +92,7 @@ def _being_replaced(s: Scope, failed: set[MachineUid]) -> int:
 
 def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """What the machine's condition asks for; None: nothing, or nothing that is known well enough."""
-    if p.dead(m.server):
+    if p.ended(m):
         return _of_dead_server(p, m)
     if not p.usable(m.server):
         return _unheard(p, m, s)
@@ -141,6 +141,8 @@ def _unheard(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
 def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict | None:
     """A node that is NotReady for long though its server is well: its machine hangs, or its kubelet has failed."""
     node = p.inventory.node(m.cluster, m.name)
+    if d.state == "running" and m.role == "control-plane" and not s.view.api and not d.guest_agent:
+        return _silent_plane(p, m, d)
     if d.state != "running" or node is None or not node.value.present or node.value.ready or not s.view.api:
         return None
     if f"cluster/{s.cluster}" not in p.inventory.synced or m.out_of_service:
@@ -161,6 +163,18 @@ def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict
     return Verdict(action, said, confirmed=False)
 
 
+def _silent_plane(p: Planning, m: MachineEntry, d: DomainView) -> Verdict | None:
+    """A control plane whose guest says nothing while its cluster's API is down: there is no node to ask, and without
+    quorum it can only be started again on its own disk (rule 9)."""
+    seen = p.domain(m)
+    began = max(d.started, seen.time if seen is not None else 0.0, *restarts(p, m), 0.0)
+    if p.now < began + p.policy.not_ready_limit:
+        p.at(began + p.policy.not_ready_limit)
+        return None
+    said = f"its guest does not answer for {p.policy.not_ready_limit / 60:.0f} min and its cluster's API is down"
+    return Verdict("restart", said, confirmed=False)
+
+
 def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     """Write down what a machine that was recovered has reached: it runs, its node is back; or that its pods must go."""
     d = p.domain(m)
@@ -170,7 +184,7 @@ def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     node = s.node(m)
     if m.out_of_service and runs and node is not None and node.ready and not node.out_of_service:
         m = p.put(msgspec.structs.replace(m, out_of_service=False), f"the node of {m.name} is back")
-    elif p.dead(m.server) and m.joined and not m.out_of_service and p.policy.restart_expected > p.policy.pods_expected:
+    elif p.ended(m) and m.joined and not m.out_of_service and p.policy.restart_expected > p.policy.pods_expected:
         said = f"the pods of {m.name} are freed: server {m.server} is dead"
         m = p.put(msgspec.structs.replace(m, out_of_service=True), said)
     return m

@@ -13,7 +13,7 @@ import msgspec
 
 from bedplate.model import leases
 from bedplate.model.blueprint import BmcRef, ServerEntry
-from bedplate.model.ids import Key, ServerName
+from bedplate.model.ids import Key, MachineUid, ServerName
 from bedplate.model.inventory import ServerView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.policy import ALLOW_MANY
@@ -35,9 +35,11 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """`none`: it has no shared pool. `unseen`: no server that could tell is connected."""
     expired_at: float = 0.0
     watched: bool = False
-    """Its agent has fed a watchdog: guests with disks on shared pools were on it."""
+    """Its lease says that a watchdog guards it: only then does the lease's expiry prove anything, with time."""
     nodes: Literal["none", "ready", "not-ready"]
     """What its nodes' clusters say of them."""
+    local_ready: bool = False
+    """A node whose disk is local to it is Ready: an expired lease says nothing of it."""
 
     def sentence(self) -> str:
         """All of it for people."""
@@ -152,7 +154,7 @@ def _weigh(p: Planning, entry: ServerEntry, declared: Server | None) -> None:
         else:
             _dead(p, entry, "power", told)
         return
-    if e.lease == "expired" and e.power == "unknown" and e.watched:
+    if e.lease == "expired" and e.watched and (e.power == "unknown" or e.local_ready):
         at = e.expired_at + leases.WATCHDOG + leases.MARGIN
         if at <= p.now:
             _dead(p, entry, "lease", f"{told}, and its watchdog's time is over")
@@ -177,7 +179,7 @@ def _why_fence(p: Planning, entry: ServerEntry, e: Evidence) -> bool:
     if entry.bmc is None:
         return False
     if e.lease == "expired":
-        return True
+        return not e.local_ready  # its guests on shared disks have ended; the others would be killed
     if e.nodes != "not-ready":
         return False
     if e.lease == "held":
@@ -233,10 +235,18 @@ def evidence(p: Planning, entry: ServerEntry) -> Evidence:
     """All that is known of a server whose agent is not heard of. What was said before it was lost says nothing."""
     power, error = _power(p, entry)
     lease, expired_at = _lease(p, entry.server)
+    nodes = _nodes(p, entry)
     machines = p.index.by_server.get(entry.server, {}).values()
-    watched = any(p.index.fleet.is_shared(m.disk_pool) for m in machines)
+    local = {m.uid for m in machines if not p.index.fleet.is_shared(m.disk_pool)}
+    watched = any(o.value.guarded for o in p.inventory.leases(entry.server))
     return Evidence(
-        power=power, bmc_error=error, lease=lease, expired_at=expired_at, watched=watched, nodes=_nodes(p, entry)
+        power=power,
+        bmc_error=error,
+        lease=lease,
+        expired_at=expired_at,
+        watched=watched,
+        nodes="none" if not nodes else "ready" if any(nodes.values()) else "not-ready",
+        local_ready=any(nodes.get(uid, False) for uid in local),
     )
 
 
@@ -271,9 +281,9 @@ def _lease(p: Planning, name: ServerName) -> tuple[Literal["none", "held", "expi
     return "unseen", 0.0
 
 
-def _nodes(p: Planning, entry: ServerEntry) -> Literal["none", "ready", "not-ready"]:
-    """What the clusters of its nodes say, where their APIs answer."""
-    known = 0
+def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
+    """Which of its nodes are Ready, as their clusters say, where their APIs answer."""
+    found: dict[MachineUid, bool] = {}
     for m in p.index.by_server.get(entry.server, {}).values():
         if not m.is_node or not m.joined or m.source or m.server != entry.server:
             continue
@@ -282,9 +292,6 @@ def _nodes(p: Planning, entry: ServerEntry) -> Literal["none", "ready", "not-rea
         node = p.inventory.node(m.cluster, m.name)
         if domain is None or view is None or not view.value.api or node is None or not node.value.present:
             continue
-        if f"cluster/{m.cluster}" not in p.inventory.synced:
-            continue
-        if node.value.ready:
-            return "ready"
-        known += 1
-    return "not-ready" if known else "none"
+        if f"cluster/{m.cluster}" in p.inventory.synced:
+            found[m.uid] = node.value.ready
+    return found

@@ -222,6 +222,8 @@ class SimController:
             return
         self.linked.add(name)
         leases.assign(self.sim.world, server)
+        for k in [k for k in self._told if _told_by(name, k)]:
+            del self._told[k]  # what is not told now is not there
         self._observed(f"agent/{name}", views.everything_on(self.sim.world, server), full=True)
         for attempted in list(self.in_flight.get(name, ())):
             attempted.resume()

@@ -216,8 +216,8 @@ def _may_open(world: World, server: SimServer, m: MachineEntry, volume: SimVolum
 def _stop(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     domain = disks.own_domain(world, server, m)
     if isinstance(domain, SimDomain) and domain.state in {"running", "paused"}:
-        at_risk = truth.quorum_before(world, m.uid)
-        world.set_state(server, domain, "shutoff")
+        at_risk = [c for c in truth.quorum_before(world, m.uid) if len(c.members) > 1 or m.desired != "run"]
+        world.set_state(server, domain, "shutoff")  # the only member may be started anew, on its own disk
         truth.quorum_after(world, at_risk, f"stopping {m.name}")
     return None
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.checks.blueprint import Finding
 from bedplate.model.blueprint import MachineEntry, ServerEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, OperationId, ServerName, key
 from bedplate.model.kinds.base import Object
@@ -70,6 +69,7 @@ class History:
         """Every machine that was ever planned, as it was last."""
         self.listeners: list[Callable[[Event], None]] = []
         self._sim = sim
+        self._began = sim.now
         self._store = store
         self._story = Story(sim)
         self._servers: dict[ServerName, tuple[bool, bool]] = {}
@@ -84,7 +84,6 @@ class History:
         self._controllers: dict[str, tuple[bool, str]] = {}
         self._waits: dict[Key, str] = {}
         self._ready: dict[str, bool] = {}
-        self._findings: tuple[Finding, ...] = ()
         self._commits = self._begun = self._finished = 0
         for server in sim.world.servers.values():
             self._servers[server.name] = (server.powered, server.connected)
@@ -111,6 +110,12 @@ class History:
             self._store.shown = False
             self._look_at_objects()
 
+    def begin(self) -> None:
+        """The story begins now: what is known so far happened before it."""
+        offset = self._sim.now - self._began
+        self._began = self._sim.now
+        self.events = [msgspec.structs.replace(e, time=round(e.time - offset - 0.001, 3)) for e in self.events]
+
     def happened(self, name: str) -> None:
         """An event of the script."""
         self._tell("script", name, "happens")
@@ -118,7 +123,7 @@ class History:
     def _tell(
         self, kind: Kind, about: str, what: str, where: str = "", detail: str = "", *, elsewhere: bool = False
     ) -> None:
-        time = round(self._sim.now - self._sim.start, 3)
+        time = round(self._sim.now - self._began, 3)
         event = Event(time=time, kind=kind, about=about, what=what, where=where, detail=detail, elsewhere=elsewhere)
         self.events.append(event)
         for listener in list(self.listeners):
@@ -257,11 +262,6 @@ class History:
         if not self._sim.controllers or not self._sim.controller.alive:
             return
         engine = self._sim.engine
-        if engine.findings != self._findings:
-            self._findings = engine.findings
-            for finding in engine.findings:
-                said = f"{finding.key}: rule {finding.rule}: {finding.sentence}"
-                self._tell("controller", self._sim.controller.name, "is refused a plan", detail=said)
         now = {k: w.reason.value for k, w in engine.waiting.items()}
         if now == self._waits:
             return

@@ -149,7 +149,7 @@ class Simulator(Happenings):
         return True
 
     def _led(self) -> bool:
-        return any(c.alive for c in self.controllers)
+        return any(c.alive and not c.halted for c in self.controllers)
 
     def kill_controller(self, controller: SimController | None = None) -> None:
         """`kill -9`."""

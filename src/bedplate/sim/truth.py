@@ -18,6 +18,8 @@ MANY = 0.3
 """Rule 6: so large a share may not be acted on without confirmation."""
 WINDOW = 600.0
 """Seconds within which acts count together; the same in which no machine is balanced twice."""
+ORDERED = 20.0
+"""Seconds that a BMC takes at most from an order to cut a server's power until it is cut."""
 LONGEST_DRAIN = 24 * 3600.0
 """Seconds; a drain that may last longer is not bounded (rule 7)."""
 
@@ -138,7 +140,14 @@ def fencing(world: World, server: SimServer) -> list[SimCluster]:
         if len(fenced) > max(1, MANY * len(world.servers)) and not world.allow_many:
             said = f"{len(fenced)} of {len(world.servers)} servers whose guests ran were powered off within 10 min"
             world.violation("rule 6", f"{said}: {', '.join(sorted(fenced))}")
-    return quorum_before(world, *(d.entry.uid for d in runs))
+    return quorum_before(world, *(d.entry.uid for d in runs if not _doomed(world, server, d)))
+
+
+def _doomed(world: World, server: SimServer, domain: SimDomain) -> bool:
+    """Its server can't renew the lease on its pool: it is ended within seconds, whoever does it. An order to power off
+    that was given then is not taken back where the lease is renewed a moment later."""
+    lease = server.leases.get((domain.hardware or domain.entry).disk_pool)
+    return lease is not None and (not lease.renewing or world.now - lease.since < ORDERED)
 
 
 def standing_in(world: World, m: MachineEntry) -> None:

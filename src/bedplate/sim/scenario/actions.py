@@ -5,19 +5,18 @@ Each says what it does to the simulator. Servers and machines are expressions (s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from bedplate.model.ids import Key, key
-from bedplate.model.kinds.base import Object
 from bedplate.model.policy import ALLOW_MANY, PAUSED
 from bedplate.model.times import timestamp
 from bedplate.sim.faults import Fault
 from bedplate.sim.happenings import Network, Way
-from bedplate.sim.scenario import setting
+from bedplate.sim.scenario import ending, setting
 from bedplate.sim.scenario.cast import Cast
+from bedplate.sim.scenario.editing import annotate, edit_spec
 from bedplate.sim.scenario.plain import Plain, Time
 from bedplate.sim.simulator import Simulator
 
@@ -421,6 +420,13 @@ class Resume(Action, frozen=True, kw_only=True, tag="resume"):
             _annotate(sim, cast, self.object, PAUSED, None)
 
 
+class Mended(Action, frozen=True, kw_only=True, tag="all-is-mended"):
+    """Every fault ends, no maintenance and no pause is left; from then on a person looks at what waits for one."""
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        ending.mend(sim)
+
+
 class AllowMany(Action, frozen=True, kw_only=True, tag="allow-many"):
     """A person confirms that more than 30 % of the fleet, or of a cluster, may be acted on."""
 
@@ -441,7 +447,7 @@ class Scale(Action, frozen=True, kw_only=True, tag="scale"):
     replicas: int
 
     def act(self, sim: Simulator, cast: Cast) -> None:
-        _edit_spec(sim, key("nodepool", setting.NAMESPACE, self.pool), replicas=self.replicas)
+        edit_spec(sim, key("nodepool", setting.NAMESPACE, self.pool), replicas=self.replicas)
 
 
 class Unschedulable(_OnServer, frozen=True, kw_only=True, tag="unschedulable"):
@@ -450,7 +456,7 @@ class Unschedulable(_OnServer, frozen=True, kw_only=True, tag="unschedulable"):
     value: bool = True
 
     def act(self, sim: Simulator, cast: Cast) -> None:
-        _edit_spec(sim, key("server", cast.server(self.server)), unschedulable=self.value)
+        edit_spec(sim, key("server", cast.server(self.server)), unschedulable=self.value)
 
 
 class Declare(Action, frozen=True, kw_only=True, tag="declare"):
@@ -487,26 +493,7 @@ def _key(sim: Simulator, cast: Cast, text: str) -> Key:
 
 
 def _annotate(sim: Simulator, cast: Cast, text: str, annotation: str, value: str | None) -> None:
-    def change(obj: Object) -> Object:
-        kept = {k: v for k, v in obj.metadata.annotations.items() if k != annotation}
-        if value is not None:
-            kept[annotation] = value
-        return _replaced(obj, metadata=msgspec.structs.replace(obj.metadata, annotations=kept))
-
-    _edit(sim, _key(sim, cast, text), change)
-
-
-def _edit_spec(sim: Simulator, k: Key, **changes: Any) -> None:
-    _edit(sim, k, lambda obj: _replaced(obj, spec=msgspec.structs.replace(obj.spec, **changes)))  # type: ignore[attr-defined]
-
-
-def _edit(sim: Simulator, k: Key, change: Callable[[Object], Object]) -> None:
-    if k in sim.store.objects:
-        sim.edit(k, change)
-
-
-def _replaced(obj: Object, **changes: Any) -> Object:
-    return msgspec.structs.replace(obj, **changes)
+    annotate(sim, _key(sim, cast, text), annotation, value)
 
 
 AnyAction = (
@@ -514,5 +501,5 @@ AnyAction = (
     | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
     | ResumeGuest | DirtyMemory | StopApi | FailJoins | NextMove | NextStep | JumpClock | KillController
     | StartController | BreakStore | Maintain | Unmaintain | Pause | Resume | AllowMany | Scale | Unschedulable
-    | Declare | Delete
+    | Declare | Delete | Mended
 )  # fmt: skip

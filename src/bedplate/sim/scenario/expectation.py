@@ -11,6 +11,7 @@ Forms, with E for a sentence about an event (`sentences`):
     E for at most 30s                   each time, what ends it follows within so long
     finally E                           so it is at the end
     finally SERVER is empty
+    finally everything is Ready or waits for a person
     finally OWNER spreads over LABEL    no two of its machines share more than they must; `servers` for servers
 """
 
@@ -44,13 +45,15 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Of the time before it."""
     roll: Roll
     world: World
+    stuck: Sequence[str] = ()
+    """What is not Ready at the end and does not wait for a person."""
 
     def times(self, s: Sentence) -> list[Event]:
         """The events that a sentence means."""
         return [e for e in self.events if s.matches(e, self.roll)]
 
 
-def seen(history: History, world: World, bound: Mapping[str, str]) -> Seen:
+def seen(history: History, world: World, bound: Mapping[str, str], stuck: Sequence[str]) -> Seen:
     """What a play left behind."""
     roll = Roll(bound=bound, machines=history.machines, servers=frozenset(world.servers))
     return Seen(
@@ -58,6 +61,7 @@ def seen(history: History, world: World, bound: Mapping[str, str]) -> Seen:
         before=[e for e in history.events if e.time < 0.0],
         roll=roll,
         world=world,
+        stuck=stuck,
     )
 
 
@@ -249,7 +253,12 @@ class _Lasts:
         return ""
 
 
+LIVE = "everything is Ready or waits for a person"
+
+
 def _finally(text: str, known: Known, where: str) -> Callable[[Seen], str]:
+    if text == LIVE:
+        return lambda seen: "; ".join(seen.stuck[:5])
     if found := _SPREADS.fullmatch(text):
         return _Spreads(found[1], found[2], known, where)
     sentence = sentences.read(text, known, where)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from bedplate.sim.history import Event, History, HistoryStore
-from bedplate.sim.scenario import expectation, sentences, setting
+from bedplate.sim.scenario import ending, expectation, opening, sentences
 from bedplate.sim.scenario.actions import Action
 from bedplate.sim.scenario.cast import Cast
 from bedplate.sim.scenario.expectation import Seen
@@ -18,11 +18,7 @@ from bedplate.sim.scenario.folder import Scenario
 from bedplate.sim.scenario.plain import ScenarioError
 from bedplate.sim.scenario.script import FILE as SCRIPT
 from bedplate.sim.scenario.sentences import Roll
-from bedplate.sim.simulator import Simulator
-from bedplate.sim.story import Story
 
-CALM = 60.0
-"""Seconds between Ready and the story's beginning, in which pods start."""
 VIOLATIONS = "violations: none"
 REFUSALS = "plans that the checks refused: none"
 """A plan that its checks refuse changes nothing and is made again: planning and checks must be of one mind."""
@@ -61,15 +57,9 @@ class Play:
         self.seed = scenario.setting.seed if seed is None else seed
         self.kill = kill
         self.store = HistoryStore()
-        self.sim = Simulator(
-            setting.world_of(scenario.setting),
-            store=self.store,
-            seed=self.seed,
-            policy=setting.policy_of(scenario.setting),
-        )
+        self.sim = opening.simulator(scenario.setting, seed=self.seed, store=self.store)
         self.history = History(self.sim, self.store)
-        self.story = Story(self.sim)
-        self.cast = Cast(self.sim)
+        self.cast = Cast(self.sim, strict=not scenario.script.lenient)
         self.fault = ""
         """What in the script could not be done."""
 
@@ -81,31 +71,8 @@ class Play:
         Raises:
             ScenarioError: it does not become so.
         """
-        sim, world = self.sim, self.scenario.setting
-        sim.apply(*setting.objects_of(world))
-        for _ in range(world.controllers):
-            sim.start_controller()
-        ready = sim.run(
-            lambda: not self.story.unready() and self.story.settled(), seconds=self.scenario.script.ready_within
-        )
-        if not ready:
-            raise ScenarioError(self.story.tell("before the story, not everything became Ready"))
-        for name, tenant in world.clusters.items():
-            if tenant.apps:
-                sim.deploy(f"{setting.NAMESPACE}/{name}", *setting.apps_of(tenant))
-        sim.run(seconds=CALM)
-        sim.now = sim.world.now = max(sim.now, sim.active + CALM)
-        self._begin()
-
-    def _begin(self) -> None:
-        """From now on it is the story; times count from here."""
-        sim = self.sim
-        offset = sim.now - sim.start
-        sim.start = sim.now
-        sim.trace.clear()
-        self.history.events = [
-            msgspec.structs.replace(e, time=round(e.time - offset - 0.001, 3)) for e in self.history.events
-        ]
+        opening.begin(self.sim, self.scenario.setting, within=self.scenario.script.ready_within)
+        self.history.begin()
         known = self.scenario.known()
         for name, expression in self.scenario.script.names.items():
             self.cast.bind(name, expression, known.names[name])
@@ -170,12 +137,11 @@ class Play:
         """What holds of what must be true."""
         broken = self.sim.world.violations
         verdicts = [Verdict(text=VIOLATIONS, wrong="; ".join(broken[:3]))]
-        refused = [e for e in self.history.events if e.what == "is refused a plan"]
-        said = "; ".join(f"at {e.time:g} s: {e.detail}" for e in refused[:3])
-        verdicts.append(Verdict(text=REFUSALS, wrong=said))
+        refused = [f"at {at:g} s: {said}" for said, at in self.sim.refused.items()]
+        verdicts.append(Verdict(text=REFUSALS, wrong="; ".join(refused[:3])))
         if self.fault:
             verdicts.append(Verdict(text="the script can be told", wrong=self.fault))
-        seen: Seen = expectation.seen(self.history, self.sim.world, self.cast.bound)
+        seen: Seen = expectation.seen(self.history, self.sim.world, self.cast.bound, ending.stuck(self.sim))
         for s in self.scenario.statements():
             verdicts.append(Verdict(text=s.text, wrong=s.judge(seen)))
         return Outcome(seed=self.seed, kill=self.kill, verdicts=tuple(verdicts))

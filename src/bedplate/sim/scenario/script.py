@@ -27,6 +27,8 @@ class Script(Plain, frozen=True):
     names: dict[str, str] = {}
     """Servers and machines by expressions, bound at the beginning."""
     events: tuple[AnyAction, ...] = ()
+    lenient: bool = False
+    """Actions whose server or machine is not there then are passed over."""
     kills: Kills | None = None
     ready_within: Time = Time(7200)
     """The world must be Ready so soon."""

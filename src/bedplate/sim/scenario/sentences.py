@@ -56,7 +56,6 @@ VERBS: dict[str, tuple[str, ...]] = {
     "begins": ("begins",),
     "succeeds": ("succeeds",),
     "fails": ("fails",),
-    "is refused a plan": ("is refused a plan",),
     "is refused": ("is refused",),
     "is unknown": ("is unknown",),
     "is killed": ("is killed",),

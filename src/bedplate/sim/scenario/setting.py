@@ -25,6 +25,8 @@ from bedplate.sim.world import World
 
 FILE = "world.yaml"
 NAMESPACE = "default"
+LOCAL_MIB = 1_000_000
+"""What a local disk pool holds; a shared one as much for each server."""
 _KINDS = {info.kind: info.type for info in KINDS}
 
 
@@ -158,13 +160,14 @@ def servers_of(setting: Setting) -> list[Racked]:
 def world_of(setting: Setting) -> World:
     """Rack the servers."""
     world = World()
+    size = LOCAL_MIB * len(servers_of(setting))
     shared = {
-        name: SimPool(name, shared=True, locks=setting.image_locks)
+        name: SimPool(name, shared=True, locks=setting.image_locks, capacity_mib=size)
         for name, type_ in setting.pools.items()
         if type_ == "shared"
     }
     for racked in servers_of(setting):
-        pools = {name: shared.get(name) or SimPool(name) for name in racked.pools}
+        pools = {name: shared.get(name) or SimPool(name, capacity_mib=LOCAL_MIB) for name in racked.pools}
         memory = _mib(racked.group.memory, f"the memory of {racked.name}")
         world.add_server(racked.name, cpus=racked.group.cpus, memory_mib=memory, pools=pools, place=racked.place)
     return world
