@@ -192,6 +192,8 @@ def _server(inp: PlanInput, old: AnyEntry | None, new: ServerEntry) -> Iterator[
     if new.by == "lease":
         pools = {o.value.disk_pool for o in inp.inventory.leases(new.server)}
         over = {o.value.disk_pool for o in told if not o.value.held and o.time + EXPIRED_FOR <= inp.now + _ROUNDING}
+        if any(not o.value.guarded for o in told):
+            yield Finding(key=new.key, rule="1", sentence=f"{would}, but no watchdog would have ended its guests")
         if not pools or pools - over:
             yield Finding(key=new.key, rule="1", sentence=f"{would} before its watchdog's time is over")
 

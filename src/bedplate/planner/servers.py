@@ -14,7 +14,7 @@ import msgspec
 from bedplate.model import leases
 from bedplate.model.blueprint import BmcRef, ServerEntry
 from bedplate.model.ids import Key, MachineUid, ServerName
-from bedplate.model.inventory import ServerView
+from bedplate.model.inventory import LeaseView, Observation, ServerView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
@@ -238,7 +238,8 @@ def evidence(p: Planning, entry: ServerEntry) -> Evidence:
     nodes = _nodes(p, entry)
     machines = p.index.by_server.get(entry.server, {}).values()
     local = {m.uid for m in machines if not p.index.fleet.is_shared(m.disk_pool)}
-    watched = any(o.value.guarded for o in p.inventory.leases(entry.server))
+    # A clean end of an agent leaves its guests running and says so in each lease: one such word is enough.
+    watched = all(o.value.guarded for o in _witnessed(p, entry.server))
     return Evidence(
         power=power,
         bmc_error=error,
@@ -269,9 +270,7 @@ def _lease(p: Planning, name: ServerName) -> tuple[Literal["none", "held", "expi
     if not told:
         return "none", 0.0
     expired: dict[str, float] = {}
-    for o in told:
-        if o.value.witness == name or not p.usable(o.value.witness):
-            continue
+    for o in _witnessed(p, name):
         if o.value.held:
             return "held", 0.0
         # Whoever saw it expire first is enough: another may have begun to look later.
@@ -279,6 +278,11 @@ def _lease(p: Planning, name: ServerName) -> tuple[Literal["none", "held", "expi
     if {o.value.disk_pool for o in told} <= set(expired):
         return "expired", max(expired.values())
     return "unseen", 0.0
+
+
+def _witnessed(p: Planning, name: ServerName) -> list[Observation[LeaseView]]:
+    """What others that are heard of see of its leases. Its own word is of the past."""
+    return [o for o in p.inventory.leases(name) if o.value.witness != name and p.usable(o.value.witness)]
 
 
 def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
