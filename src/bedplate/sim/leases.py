@@ -60,7 +60,7 @@ def _renewed(world: World, server: SimServer, pool: str, lease: SimLease) -> Non
     if late and not lease.lost:
         lease.lost = True
         world.spawn(_end(world, server, pool, lease))
-    lease.renewing, lease.since = True, world.now
+    lease.renewing, lease.since, lease.guarded = True, world.now, server.guarded
     if lease.lost and server.connected:
         world.spawn(_speak(world, server, lease.turns, lease))
     _tell(world, server, pool)
@@ -92,7 +92,8 @@ def arm(world: World, server: SimServer) -> None:
     """A guest starts on a shared pool: from now on the watchdog guards the server."""
     if not server.guarded:
         server.guarded = True
-        for name in server.leases:
+        for name, lease in server.leases.items():
+            lease.guarded = lease.guarded or lease.renewing
             _tell(world, server, name)
         feed(world, server)
 
@@ -262,7 +263,7 @@ def view(world: World, holder: SimServer, pool: str, witness: SimServer) -> Leas
         witness=witness.name,
         held=held,
         boot_id=f"boot-{holder.name}-{holder.boots}",
-        guarded=holder.guarded,
+        guarded=lease.guarded,
         renewed=lease.since if lease.renewing else lease.last,
     )
 

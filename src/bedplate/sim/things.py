@@ -147,6 +147,8 @@ class SimLease:
     """It was not renewed in time: no guest may run on the pool until it is renewed and a controller was spoken with."""
     ended: bool = False
     """Since then the pool's guests were ended."""
+    guarded: bool = False
+    """What it says of its holder's watchdog; as written last, also where the holder is gone."""
     turns: int = 0
     """Counts changes, so that a timer of an earlier turn knows that it is over."""
     witnesses: set[ServerName] = field(default_factory=set[ServerName])
