@@ -20,7 +20,7 @@ from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.policy import PAUSED, Policy
 from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
-from bedplate.model.whereabouts import domain_of
+from bedplate.model.whereabouts import domain_of, servers_of
 from bedplate.planner import identity
 from bedplate.planner.balancing.problem import BalanceMachine
 from bedplate.planner.balancing.reserve import Reserve
@@ -207,6 +207,11 @@ class Planning:
         """True while the server's agent is connected, whatever it has told."""
         seen = self.inventory.server(name)
         return seen is not None and seen.value.connected
+
+    def was_used(self, name: ServerName) -> bool:
+        """True where the parent has machines on the server."""
+        entries = self._inp.parent.entries.values()
+        return any(isinstance(e, MachineEntry) and name in servers_of(e) for e in entries)
 
     def lost(self, name: ServerName) -> ServerEntry | None:
         """What is planned about a server that is not heard of; None where it is well."""

@@ -74,10 +74,20 @@ def judge(p: Planning, unit: Key) -> None:
     if entry is None:
         assert seen is not None
         _suspect(p, unit, declared, seen.value, seen.time)
+    elif entry.standing == "dead" and _given_up(p, entry, declared):
+        p.drop(unit, f"{name} is given up: it was deleted, and nothing of it is left")
     elif entry.standing == "dead":
         p.wait(unit, Waiting.DEAD, f"{name} is down: {entry.reason}")
     else:
         _weigh(p, _refreshed(p, entry, declared), declared)
+
+
+def _given_up(p: Planning, entry: ServerEntry, declared: Server | None) -> bool:
+    """Its user deleted it, and no machine of it is in the plan any more; as long as one was, that it is dead counts."""
+    if declared is not None and not declared.metadata.deletion_timestamp:
+        return False
+    p.at(p.now + p.policy.silence)
+    return not p.index.by_server.get(entry.server) and not p.was_used(entry.server)
 
 
 def _is_back(p: Planning, entry: ServerEntry, view: ServerView) -> None:

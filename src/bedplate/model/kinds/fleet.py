@@ -20,7 +20,7 @@ class Balance(Wire, frozen=True):
     horizon_seconds: int = 3600
     """A move's gain counts over so long."""
     min_gain_percent: float = 10.0
-    """A move that lowers the imbalance by less is not worth its risk."""
+    """A move that does less than this share of what evening out its two servers fully would, is not worth its risk."""
 
 
 class Reserve(Wire, frozen=True):

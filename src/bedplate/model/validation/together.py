@@ -214,6 +214,8 @@ def in_use(obj: Object, world: World) -> str | None:
             users = [*_shapes(world, "image", name), *_machines(world, "image", name)]
         case DiskPool():
             users = [*_shapes(world, "disk_pool", name), *_retained(world, name)]
+        case Server(status=status) if status.phase == "Dead":
+            users = []  # its user gives it up, with what is left on it
         case Server():
             users = [*_machines(world, "server", name)]
         case Release():
