@@ -46,6 +46,7 @@ def cluster(p: Planning, unit: Key) -> None:
     if s.entry is None or not s.wanted:
         return
     found: list[tuple[MachineEntry, Verdict]] = []
+    silent: set[MachineUid] = set()
     for m in s.machines:
         if m.source:
             moves.settle(p, m)
@@ -54,6 +55,8 @@ def cluster(p: Planning, unit: Key) -> None:
             verdict = judge(p, m, s)
             if verdict is not None:
                 found.append((m, verdict))
+            if (verdict is not None and not verdict.confirmed) or _is_silent(p, s, m):
+                silent.add(m.uid)
     if not found:
         return
     if reason := p.paused(s.declared):
@@ -61,13 +64,13 @@ def cluster(p: Planning, unit: Key) -> None:
             what = "started again" if verdict.action == "restart" else "replaced"
             p.wait(m.key, Waiting.PAUSED, f"{verdict.sentence}; it would be {what}, but {reason}")
         return
-    unconfirmed = sum(1 for _, v in found if not v.confirmed)
+    unconfirmed = len(silent)
     assert s.declared is not None
     allowed = s.declared.metadata.annotations.get(ALLOW_MANY) == "true"
     many = unconfirmed > max(1, MANY * len(s.machines)) and not allowed
     if many:
-        said = f"{unconfirmed} of {len(s.machines)} machines did not come up; that many may be a fault of the watcher"
-        said = f'{said} or of the image. None is replaced until a person sets the annotation {ALLOW_MANY}: "true"'
+        said = f"{unconfirmed} of {len(s.machines)} machines are not well; that many may be a fault of the watcher, of"
+        said = f'{said} the image or of their configuration. None is acted on until a person sets {ALLOW_MANY}: "true"'
         p.wait(unit, Waiting.ACCEPTANCE, said)
     room = p.policy.replace_at_once - _being_replaced(s, {m.uid for m, v in found if v.action == "replace"})
     for m, verdict in found:
@@ -173,6 +176,17 @@ def _silent_plane(p: Planning, m: MachineEntry, d: DomainView) -> Verdict | None
         return None
     said = f"its guest does not answer for {p.policy.not_ready_limit / 60:.0f} min and its cluster's API is down"
     return Verdict("restart", said, confirmed=False)
+
+
+def _is_silent(p: Planning, s: Scope, m: MachineEntry) -> bool:
+    """Its node is NotReady though it runs, and not because it was just started: it counts among those that seem to fail
+    at once (rule 6), also before its own time is over."""
+    if not m.joined or m.carried or m.out_of_service or not s.view.api or not p.usable(m.server):
+        return False
+    d, node = p.domain(m), s.node(m)
+    if d is None or d.value.state != "running" or node is None or node.ready:
+        return False
+    return max(d.value.started, *restarts(p, m), 0.0) + p.policy.not_ready_limit <= p.now
 
 
 def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:

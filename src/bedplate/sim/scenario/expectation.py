@@ -156,16 +156,12 @@ class _Before:
         self._first, self._second = first, second
 
     def __call__(self, seen: Seen) -> str:
-        first, second = _position(seen, self._first), _position(seen, self._second)
-        if second is None:
+        first, second = seen.times(self._first), seen.times(self._second)
+        if not second:
             return f'"{self._second.text}" never happened'
-        if first is None or first > second:
-            return f'"{self._second.text}" happened first, at {seen.events[second].time:g} s'
+        if not first or first[0].time > second[0].time:
+            return f'"{self._second.text}" happened first, at {second[0].time:g} s'
         return ""
-
-
-def _position(seen: Seen, s: Sentence) -> int | None:
-    return next((i for i, e in enumerate(seen.events) if s.matches(e, seen.roll)), None)
 
 
 class _Never:
