@@ -41,6 +41,7 @@ from bedplate.model.inventory import (
     ServerView,
 )
 from bedplate.model.journal import OperationRecord, after, begun, failed
+from bedplate.model.lifecycle import Phase
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
@@ -295,6 +296,8 @@ class Engine:
         self._changed = set()
         self._next_time = max(result.next_time, self._now + self.policy.tick)
         for k, waiting in result.report.waiting.items():
+            if waiting is not None and self.waiting.get(k) == waiting:
+                continue
             if waiting is None:
                 self.waiting.pop(k, None)
             else:
@@ -511,6 +514,11 @@ class Engine:
         if self._store_failed:
             return
         self._out.extend(self._projection.flush(self, self._now))
+
+    @property
+    def phases(self) -> dict[Key, tuple[MachineEntry, Phase]]:
+        """Phases of machines that were asked for, each for one entry, as long as nothing about it is new."""
+        return self._projection.phases
 
     def is_planned(self, k: Key) -> bool:
         """False while a declared object's change is not yet in a committed blueprint: its status is of the past."""

@@ -21,6 +21,7 @@ from bedplate.model.kinds.control import RetainedDisk
 from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Network, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
+from bedplate.model.lifecycle import Phase
 from bedplate.model.meta import Condition
 from bedplate.model.spec import object_key
 from bedplate.model.whereabouts import servers_of
@@ -41,6 +42,8 @@ class Projection:
         self._dirty: set[Key] = set()
         self._pending_finalise: set[Key] = set()
         self._machine_key: dict[Key, Key] = {}
+        self.phases: dict[Key, tuple[MachineEntry, Phase]] = {}
+        """Phases of machines, until they are touched: a cluster's status asks for all of its machines'."""
         for k, obj in published.items():
             if isinstance(obj, Machine):
                 self._machine_key[key("machine", obj.metadata.uid)] = k
@@ -52,6 +55,7 @@ class Projection:
     def touch(self, k: Key) -> None:
         """The thing of that blueprint or object key may look different now."""
         self._dirty.add(k)
+        self.phases.pop(k, None)
 
     def declared(self, k: Key, obj: Object | None) -> None:
         """A declared object changed."""
@@ -68,7 +72,7 @@ class Projection:
         for entry in (old, new):
             if entry is None:
                 continue
-            self._dirty.add(entry.key)
+            self.touch(entry.key)
             if isinstance(entry, MachineEntry):
                 self._dirty.update((entry.owner, key("network", entry.nic.network)))
                 self._dirty.update(key("server", server) for server in servers_of(entry))

@@ -77,6 +77,13 @@ def _domain(engine: Engine, m: MachineEntry) -> DomainView | None:
 
 def machine_phase(engine: Engine, m: MachineEntry) -> Phase:
     """Where a machine is in its life."""
+    known = engine.phases.get(m.key)
+    if known is None or known[0] is not m:
+        known = engine.phases[m.key] = (m, _phase(engine, m))
+    return known[1]
+
+
+def _phase(engine: Engine, m: MachineEntry) -> Phase:
     node = engine.inventory.inventory.node(m.cluster, m.name) if m.is_node else None
     mine = node if is_node_of(node, m) else None
     lost = engine.blueprint.server(m.server)

@@ -112,7 +112,6 @@ def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
             said = f"server {m.server} is dead; what is left of the machine there goes when it is back"
             said = f"{said}, or is given up when the Server is deleted"
         p.wait(m.key, Waiting.UNCONFIRMED, said)
-        p.at(p.now + p.policy.silence)
         return
     left = _left(p, s, m)
     if left:

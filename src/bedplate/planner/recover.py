@@ -130,6 +130,8 @@ def _unheard(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """Its server is not heard of and its end not confirmed: only after long, and only under a new identity."""
     lost = p.lost(m.server)
     hopeless = lost is not None and not servers.fence_ahead(p, lost)
+    if lost is not None and not hopeless:
+        p.at(p.now + p.policy.silence)  # how a fence fares is no news of the machine's own
     if hopeless and m.is_node and m.joined and m.role == "worker" and s is not None and not s.ready(m):
         assert lost is not None
         at = lost.since + p.policy.unconfirmed_replace
@@ -205,7 +207,6 @@ def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
 
 
 def _wait_for_server(p: Planning, m: MachineEntry, s: Scope | None) -> None:
-    p.at(p.now + p.policy.silence)
     if s is not None and s.ready(m):
         return
     if m.joined:
