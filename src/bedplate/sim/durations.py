@@ -88,6 +88,10 @@ class Durations:
         self.ranges = ranges or Ranges()
         self._middle = middle
 
+    def begin_anew(self, seed: int) -> None:
+        """From now on, chance is another's."""
+        self._random = random.Random(seed)
+
     def draw(self, between: Range) -> float:
         """A time out of the range; its middle where nothing is to be left to chance."""
         return sum(between) / 2 if self._middle else self._random.uniform(*between)

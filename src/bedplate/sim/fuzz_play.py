@@ -28,28 +28,52 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     hours: float = 0.0
     """Of virtual time."""
     seconds: float = 0.0
-    """Of real time."""
+    """Of processor time."""
+
+
+def prepare(scenario: Scenario) -> Simulator:
+    """The world of a story, brought to its beginning. Raises `ScenarioError` where it does not become Ready."""
+    sim = opening.simulator(scenario.setting, seed=scenario.setting.seed, keep=False)
+    opening.begin(sim, scenario.setting, within=scenario.script.ready_within)
+    return sim
 
 
 def play(scenario: Scenario) -> Result:
     """Tell a story of faults and say what was wrong with it."""
-    began = time.perf_counter()
-    sim = opening.simulator(scenario.setting, seed=scenario.setting.seed, keep=False)
+    began = time.process_time()
+    try:
+        sim = prepare(scenario)
+    except Exception as error:
+        said = str(error).partition("\nhistory:")[0] if isinstance(error, ScenarioError) else _crash(error)
+        return Result(seed=_seed(scenario), wrong=(said,))
+    return tell(sim, scenario, began=began)
+
+
+def tell(sim: Simulator, scenario: Scenario, *, began: float) -> Result:
+    """Tell a story from where its world was brought."""
     wrong: list[str] = []
     try:
         wrong += _tell(sim, scenario)
     except Exception as error:
-        wrong.append(f"it crashed: {type(error).__name__}: {error} ({_where(error)})")
+        wrong.append(_crash(error))
     wrong += sim.world.violations[:5]
     wrong += [f"a plan was refused at {at:g} s: {said}" for said, at in list(sim.refused.items())[:5]]
     return Result(
-        seed=scenario.setting.seed,
+        seed=_seed(scenario),
         wrong=tuple(wrong),
         events=sim.events,
         machines=sum(1 for _ in sim.store.blueprint.machines()),
         hours=(sim.now - sim.start) / 3600.0,
-        seconds=time.perf_counter() - began,
+        seconds=time.process_time() - began,
     )
+
+
+def _seed(scenario: Scenario) -> int:
+    return scenario.setting.seed if scenario.script.chance is None else scenario.script.chance
+
+
+def _crash(error: Exception) -> str:
+    return f"it crashed: {type(error).__name__}: {error} ({_where(error)})"
 
 
 def _where(error: BaseException) -> str:
@@ -61,10 +85,7 @@ def _where(error: BaseException) -> str:
 
 def _tell(sim: Simulator, scenario: Scenario) -> list[str]:
     story = Story(sim)
-    try:
-        opening.begin(sim, scenario.setting, within=scenario.script.ready_within)
-    except ScenarioError:
-        return [f"before the story, not everything became Ready: {'; '.join(story.unready()[:5])}"]
+    opening.take_chances(sim, scenario.script.chance)
     cast = Cast(sim, strict=False)
     for action in scenario.script.events:
         sim.after(action.at, lambda action=action: action.act(sim, cast))

@@ -22,7 +22,7 @@ def simulator(world: Setting, *, seed: int, store: SimStore | None = None, keep:
 
 
 def begin(sim: Simulator, world: Setting, *, within: float) -> None:
-    """Bring the world to where its story begins; times count from then on.
+    """Bring the world to where a story can begin; times count from then on.
 
     Raises:
         ScenarioError: it does not become Ready within so many seconds.
@@ -42,6 +42,13 @@ def begin(sim: Simulator, world: Setting, *, within: float) -> None:
     let_pass(sim, CALM)
     sim.start = sim.now
     sim.trace.clear()
+
+
+def take_chances(sim: Simulator, chance: int | None) -> None:
+    """Let chance be a story's own from now on."""
+    if chance is not None:
+        sim.world.durations.begin_anew(chance)
+        sim.chance.seed(f"{chance}/chance")
 
 
 def let_pass(sim: Simulator, seconds: float, *, events: int = 10_000_000) -> None:

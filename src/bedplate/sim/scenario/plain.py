@@ -28,7 +28,10 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
 
 
 class Time(float):
-    """Seconds, written as `45s`, `10m`, `1h30m`, `2d` or a bare number."""
+    """Seconds, to a hundredth, written as `45s`, `10m`, `1h30m`, `2d` or a bare number."""
+
+    def __new__(cls, seconds: float) -> Time:
+        return super().__new__(cls, round(float(seconds), 2))
 
     @staticmethod
     def read(raw: object) -> Time:
@@ -46,7 +49,7 @@ class Time(float):
         for unit, size in (("h", 3600.0), ("m", 60.0)):
             if self and self % size == 0:
                 return f"{self / size:g}{unit}"
-        return f"{round(float(self), 2):g}s"
+        return f"{float(self):.10g}s"
 
 
 def _decode(type_: type, raw: Any) -> Any:

@@ -73,6 +73,7 @@ class Play:
         """
         opening.begin(self.sim, self.scenario.setting, within=self.scenario.script.ready_within)
         self.history.begin()
+        opening.take_chances(self.sim, self.scenario.script.chance)
         known = self.scenario.known()
         for name, expression in self.scenario.script.names.items():
             self.cast.bind(name, expression, known.names[name])

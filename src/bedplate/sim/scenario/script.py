@@ -27,6 +27,8 @@ class Script(Plain, frozen=True):
     names: dict[str, str] = {}
     """Servers and machines by expressions, bound at the beginning."""
     events: tuple[AnyAction, ...] = ()
+    chance: int | None = None
+    """A seed for what happens by chance from the story's beginning on; not given: it goes on as it began."""
     lenient: bool = False
     """Actions whose server or machine is not there then are passed over."""
     kills: Kills | None = None

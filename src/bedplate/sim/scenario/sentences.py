@@ -260,6 +260,6 @@ def _by_name(text: str, verb: str, known: Known, where: str) -> Subject:
         return Subject(kind=known.names[text], pattern=text)
     if any(fnmatchcase(s, text) for s in known.servers):
         return Subject(kind="server", pattern=text)
-    if text in known.owners or any(fnmatchcase(f"{o}-xxxxx", text) for o in known.owners):
+    if text in known.owners or any(text.startswith(f"{o}-") and "*" in text for o in known.owners):
         return Subject(kind="machine", pattern=text)
     raise ScenarioError(f'{where}: nobody is "{text}" in "{text} {verb}"{known.near(text)}')
