@@ -60,6 +60,9 @@ def settle(p: Planning, m: MachineEntry) -> None:
         p.wait(m.key, Waiting.MIGRATION, f"it moves live from {m.source} to {m.server}: {m.reason}")
     elif runs_here and not runs_there:
         _arrived(p, m)
+    elif m.desired in {"drain", "remove"} and (here is None or here.state not in ALIVE):
+        back = msgspec.structs.replace(m, server=m.source, source=ServerName(""))
+        p.put(back, f"{m.name} goes from where it is, {m.source}: it is given up and moves no more")
     elif runs_there and _tries(p, m, "MigrateDomain") >= _TRIES:
         _call_off(p, m, p.attempt(m.key, "MigrateDomain").last_error)
     elif runs_there and _tries(p, m, "ReceiveDomain") >= _TRIES:

@@ -17,6 +17,7 @@ def refresh(world: World, server: SimServer) -> None:
     server.half = ""
     server.links += 1
     if stands:
+        server.linked = world.now
         leases.assign(world, server)
     else:
         leases.stand_in(world, server)

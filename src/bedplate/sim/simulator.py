@@ -145,11 +145,12 @@ class Simulator(Happenings):
         if self.commands not in self._kills:
             return False
         self.kill_controller(controller)
-        self.after(self._restart_after, lambda: None if self._led() else void(self.start_controller()))
+        self.after(self._restart_after, lambda: None if self.led() else void(self.start_controller()))
         return True
 
-    def _led(self) -> bool:
-        return any(c.alive and not c.halted for c in self.controllers)
+    def led(self) -> bool:
+        """True where a controller is there that leads: one that was overtaken only believes so."""
+        return any(c.alive and not c.halted and c.epoch == self.store.epoch for c in self.controllers)
 
     def kill_controller(self, controller: SimController | None = None) -> None:
         """`kill -9`."""

@@ -191,6 +191,8 @@ class SimServer:
     storage: bool = True
     guests: bool = True
     """Its links to the three networks."""
+    linked: float = -float("inf")
+    """When that was last made."""
     links: int = 0
     """Counts connections made and lost."""
     error: str = ""

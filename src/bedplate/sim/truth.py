@@ -140,6 +140,8 @@ def fencing(world: World, server: SimServer) -> list[SimCluster]:
         if len(fenced) > max(1, MANY * len(world.servers)) and not world.allow_many:
             said = f"{len(fenced)} of {len(world.servers)} servers whose guests ran were powered off within 10 min"
             world.violation("rule 6", f"{said}: {', '.join(sorted(fenced))}")
+    if server.connected and world.now - server.linked < ORDERED:
+        return []  # nobody heard of it when the order was given
     return quorum_before(world, *(d.entry.uid for d in runs if not _doomed(world, server, d)))
 
 

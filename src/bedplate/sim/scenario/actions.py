@@ -350,7 +350,7 @@ class KillController(Action, frozen=True, kw_only=True, tag="kill-controller"):
 
 
 def _start_if_none(sim: Simulator) -> None:
-    if not any(c.alive and not c.halted for c in sim.controllers):
+    if not sim.led():
         sim.start_controller()
 
 

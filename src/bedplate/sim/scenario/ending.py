@@ -45,7 +45,7 @@ def mend(sim: Simulator) -> None:
     sim.world.move_faults.clear()
     sim.world.failing_joins.clear()
     _people(sim)
-    if not any(c.alive and not c.halted for c in sim.controllers):
+    if not sim.led():
         sim.start_controller()
     sim.touched()
     for n in range(1, HELPS + 1):
