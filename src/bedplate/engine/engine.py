@@ -6,15 +6,15 @@ the runner drives it against the real world and the simulator against a virtual 
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
-from bedplate.engine.admission import InFlight, backoff, bounds, deadline
+from bedplate.engine.admission import InFlight, deadline
 from bedplate.engine.diff import Next, World, next_for
 from bedplate.engine.following import Following
+from bedplate.engine.gate import FOREVER, Gate
 from bedplate.engine.milestones import milestones
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
@@ -49,8 +49,6 @@ from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepRes
 from bedplate.planner import balance
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 
-FOREVER = float("inf")
-
 Checker = Callable[[PlanInput, PlanResult], tuple[Finding, ...]]
 
 
@@ -72,9 +70,6 @@ class Engine:
         self._plan_at = FOREVER
         self._next_time = FOREVER
         self._committing: tuple[Delta, Report] | None = None
-        self._wakeups: list[tuple[float, Key]] = []
-        self._crowded: dict[str, dict[Key, None]] = {}  # by bound: who waits for room under it, in order
-        self._freed: set[str] = set()
         self._in_turn: defaultdict[ClusterKey, set[Key]] = defaultdict(set)  # who waits to join, by cluster
         self._unplanned: set[Key] = set()  # declared objects with news since the last planning
         self._planned: set[Key] = set()  # those whose planning is being committed
@@ -88,6 +83,7 @@ class Engine:
         self.waiting: dict[Key, WaitingOn] = {}
         self.next: dict[Key, Next] = {}
         self.flight = InFlight()
+        self._gate = Gate(policy, seed, self.flight)
         self.inventory = InventoryState()
         self.attempts = AttemptState({})
         self.blueprint = Blueprint()
@@ -251,8 +247,7 @@ class Engine:
             self._seen_anew(view, touched)
             if isinstance(view, BmcView):
                 self._look.update(touched)
-        while self._wakeups and self._wakeups[0][0] <= self._now:
-            self._look.add(heapq.heappop(self._wakeups)[1])
+        self._look.update(self._gate.due(self._now))
         if self._now >= self._next_time:
             self._plan_at = min(self._plan_at, self._now)
             self._next_time = FOREVER
@@ -377,7 +372,7 @@ class Engine:
         look, self._look = self._look, set()
         for k in sorted(look):
             self._look_at(world, k)
-        self._refill(world)
+        self._gate.refill(lambda k: self._look_at(world, k))
 
     def _world(self) -> World:
         return World(
@@ -405,34 +400,12 @@ class Engine:
             self.next[k] = found
             self._projection.touch(k)
 
-    def _refill(self, world: World) -> None:
-        """Where steps ended, let as many go on as there is room for now: first come, first served."""
-        for bound in sorted(self._freed):
-            waiting = self._crowded.get(bound, {})
-            while waiting and self.flight.has_room(self.policy, bound):
-                k = next(iter(waiting))
-                del waiting[k]
-                self._look_at(world, k)
-        self._freed.clear()
-
     def _admit(self, k: Key, wanted: Next, step: Step) -> Next:
         """Begin the step if it may begin now; else say what it waits on, and wake up for it."""
         history = self.attempts.get(step.target, step.name)
-        ready_at = history.last + backoff(self.policy, history, step.target, step.name, self._seed)
-        if history.count and ready_at > self._now:
-            heapq.heappush(self._wakeups, (ready_at, k))
-            why = f"{step.name} failed {history.count} times, last: {history.last_error}"
-            return Next(waiting=Waiting.BACKOFF, reason=why)
-        visible_at = history.succeeded + self.policy.settle if history.succeeded else 0.0
-        if visible_at > self._now:
-            heapq.heappush(self._wakeups, (visible_at, k))
-            return Next(waiting=Waiting.STEP, reason=f"{step.name} ended well; its effect is not seen yet")
-        if self.flight.on(step.target) is not None:
-            return Next(waiting=Waiting.STEP, reason=f"{step.name} is running")
-        for bound in bounds(step):
-            if not self.flight.has_room(self.policy, bound):
-                self._crowded.setdefault(bound, {})[k] = None
-                return Next(waiting=Waiting.CAPACITY, reason=f"enough steps are running already ({bound})")
+        held = self._gate.hold(k, step, history, self._now)
+        if held is not None:
+            return held
         before = self.next.get(k)
         waited = before.waiting.value if before is not None and before.waiting is not None else ""
         self._begin(step, wanted.reason, history, waited)
@@ -478,7 +451,7 @@ class Engine:
             case Unknown():
                 pass  # what really happened is observed
         self._look.add(step.target)
-        self._freed.update(bounds(step))
+        self._gate.ended(step)
         if isinstance(step, PullImage):  # several machines may wait for one image
             self._look.update(self.index.by_server.get(step.server, set()))
         self._projection.touch(step.target)
@@ -554,7 +527,7 @@ class Engine:
         at = min(
             self._plan_at if self._committing is None and not self._store_failed else FOREVER,
             self._next_time,
-            self._wakeups[0][0] if self._wakeups else FOREVER,
+            self._gate.next_time,
             self.inventory.next_expiry(),
         )
         if at < FOREVER and at != self._timer:
