@@ -49,6 +49,8 @@ class SimController:
         self.watched: set[ServerName] = set()
         """Servers whose BMCs it watches."""
         self._told: dict[Key, AnyView] = {}
+        self._told_by: dict[ServerName, dict[Key, None]] = {}
+        """Keys of what each agent told, but of its server itself."""
         self._answering: set[ClusterKey] = set()
         self._timer = 0
         self._refused: list[StoreCommand] = []
@@ -210,6 +212,10 @@ class SimController:
         self, source: str, views: Sequence[AnyView], *, full: bool = False, until: float | None = None
     ) -> None:
         self._told.update((v.key, v) for v in views)
+        kind, _, name = source.partition("/")
+        if kind == "agent":
+            of_agent = self._told_by.setdefault(ServerName(name), {})
+            of_agent.update((v.key, None) for v in views if not isinstance(v, ServerView))
         good = float("inf") if until is None else until
         now = self.sim.now + self.clock
         seen = tuple(Observation(value=v, time=now, source=source, good_until=good) for v in views)
@@ -222,8 +228,8 @@ class SimController:
             return
         self.linked.add(name)
         leases.assign(self.sim.world, server)
-        for k in [k for k in self._told if _told_by(name, k)]:
-            del self._told[k]  # what is not told now is not there
+        for k in self._told_by.pop(name, ()):
+            self._told.pop(k, None)  # what is not told now is not there
         self._observed(f"agent/{name}", views.everything_on(self.sim.world, server), full=True)
         for attempted in list(self.in_flight.get(name, ())):
             attempted.resume()
@@ -233,7 +239,7 @@ class SimController:
         server = self.sim.world.servers[name]
         self.linked.discard(name)
         source = f"agent/{name}"
-        stale = [v for k, v in self._told.items() if _told_by(name, k) and not isinstance(v, ServerView)]
+        stale = [self._told[k] for k in self._told_by.get(name, ()) if k in self._told]
         down = ServerView(server=name, connected=False, host_uuid=server.host_uuid, error="its agent is not connected")
         known = self._told.get(down.key)
         if isinstance(known, ServerView):
@@ -268,11 +274,3 @@ class SimController:
     def lost(self, operation: OperationId, message: str) -> None:
         """A step's answer will not come."""
         self.tell(msg.StepEnded(operation=operation, result=Unknown(message=message)))
-
-
-def _told_by(name: ServerName, k: Key) -> bool:
-    """True for keys of what that server's agent tells."""
-    kind, _, rest = k.partition("/")
-    if kind == "lease":
-        return rest.endswith(f"/{name}")
-    return kind in {"domain", "retained-disk-view", "load"} and rest.partition("/")[0] == name

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import time
@@ -61,7 +62,12 @@ def _tell_group(jobs: list[Job]) -> list[Result]:
     except Exception:
         return [fuzz_play.play(story) for story in stories]  # each says what is wrong with its beginning
     share = (time.process_time() - began) / len(jobs)
-    return [_in_a_copy(sim, story, share) for story in stories]
+    gc.collect()
+    gc.freeze()  # so that looking for garbage does not touch, and so copy, the memory that is shared
+    try:
+        return [_in_a_copy(sim, story, share) for story in stories]
+    finally:
+        gc.unfreeze()
 
 
 def _in_a_copy(sim: Simulator, story: Scenario, share: float) -> Result:

@@ -191,7 +191,7 @@ def _first_look(world: World, server: SimServer, since: float) -> Process:
     yield times.EXPIRY
     if server.witnessing != since:
         return
-    for pool, holder in server.watched:
+    for pool, holder in sorted(server.watched):
         world.touch_lease(world.servers[holder], pool, server.name)
 
 
@@ -215,7 +215,7 @@ def assign(world: World, holder: SimServer) -> None:
 
 def stand_in(world: World, gone: SimServer) -> None:
     """Where a server that told of leases can't be heard any more, others tell."""
-    for _, holder in gone.watched:
+    for _, holder in sorted(gone.watched):
         assign(world, world.servers[holder])
 
 
@@ -235,7 +235,7 @@ def _ring(world: World, pool: str) -> list[ServerName]:
 def _tell(world: World, holder: SimServer, pool: str) -> None:
     assign(world, holder)
     world.touch_lease(holder, pool, holder.name)
-    for witness in holder.leases[pool].witnesses:
+    for witness in sorted(holder.leases[pool].witnesses):
         world.touch_lease(holder, pool, witness)
 
 
