@@ -5,11 +5,14 @@ Each is a process of its own, so that one power feed takes one of them. Called w
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import secrets
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,13 +45,15 @@ def address(one: HypervisorState) -> str:
 
 
 def password(folder: Path) -> str:
-    """The password of the lab's BMCs; made when it is first asked for."""
+    """The password of the lab's BMCs; made when it is first asked for, once, whoever else asks at that moment."""
     path = folder / "bmc-password"
     if not path.exists():
-        fresh = path.with_suffix(".new")
-        fresh.touch(0o600)
-        fresh.write_text(secrets.token_urlsafe(24))
-        fresh.replace(path)
+        handle, fresh = tempfile.mkstemp(prefix=".bmc-password-", dir=folder)  # mode 0600
+        with open(handle, "w") as file:
+            file.write(secrets.token_urlsafe(24))
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        os.unlink(fresh)
     return path.read_text()
 
 

@@ -48,12 +48,18 @@ class Keeper:
                 return
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(self.folder).st_ino == os.fstat(handle).st_ino:
-                        yield True
-                        return
+                if self._is(handle):
+                    yield True
+                    return
             finally:
                 os.close(handle)
+
+    def _is(self, handle: int) -> bool:
+        """Whether that open folder is still the lab's, and not one that was removed while its lock was waited for."""
+        try:
+            return os.stat(self.folder).st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def changing(self) -> Generator[LabState, None, None]:

@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,20 @@ def test_a_boot_that_nobody_could_note_is_seen(rig: Rig) -> None:
         process.kill()
         process.wait()
     assert rig.get().json["PowerState"] == "Off"
+
+
+def test_bmcs_that_start_at_the_same_moment_have_one_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, together = iter(["one", "other"]), threading.Barrier(2, timeout=30)
+
+    def make(_bytes: int) -> str:
+        together.wait()
+        return next(words)
+
+    monkeypatch.setattr(bmc.secrets, "token_urlsafe", make)
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(bmc.password, [tmp_path, tmp_path]))
+    assert told[0] == told[1] == bmc.password(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["bmc-password"]
 
 
 def test_nobody_gets_in_without_the_password(rig: Rig) -> None:
