@@ -1,4 +1,4 @@
-"""Which wanted steps may begin now: one per target, few per server and kind, none before its backoff is over."""
+"""Which wanted steps may begin now: one per target and lane, few per server and kind, none before its backoff."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bedplate.model.ids import Key, OperationId
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import (
+    LANES,
     Bootstrap,
     DrainNode,
     InstallAddons,
@@ -30,7 +31,7 @@ _DEADLINES: dict[type[object], float] = {
     InstallAddons: 300.0,
     ReadPower: 20.0,  # a slow BMC takes 5 s per answer, and a lost answer is asked for again
     PowerOff: 60.0,  # ordered, then read back twice
-    MarkOutOfService: 15.0,  # the machine's own start waits for it
+    MarkOutOfService: 15.0,  # meanwhile its machine starts; what it saw of the node is old soon
 }
 
 _MIGRATION_FIXED = 120.0
@@ -78,13 +79,17 @@ class InFlight:
 
     def __init__(self) -> None:
         self.operations: dict[OperationId, OperationRecord] = {}
-        self._by_target: dict[Key, OperationId] = {}
+        self._by_target: dict[tuple[Key, str], OperationId] = {}
         self._running: Counter[str] = Counter()
 
-    def on(self, target: Key) -> OperationRecord | None:
-        """The operation on that target, if one is in flight."""
-        found = self._by_target.get(target)
+    def on(self, target: Key, lane: str = "") -> OperationRecord | None:
+        """The operation on that target in that lane, if one is in flight."""
+        found = self._by_target.get((target, lane))
         return None if found is None else self.operations[found]
+
+    def all_on(self, target: Key) -> list[OperationRecord]:
+        """The operations on that target, one per lane."""
+        return [found for lane in LANES if (found := self.on(target, lane)) is not None]
 
     def has_room(self, policy: Policy, bound: str) -> bool:
         """True where one more step may run under that bound (see `bounds`)."""
@@ -94,7 +99,7 @@ class InFlight:
     def add(self, operation: OperationRecord) -> None:
         step = operation.step
         self.operations[operation.id] = operation
-        self._by_target[step.target] = operation.id
+        self._by_target[step.target, step.lane] = operation.id
         self._running.update(bounds(step))
 
     def remove(self, operation: OperationId) -> OperationRecord | None:
@@ -103,6 +108,6 @@ class InFlight:
         if found is None:
             return None
         step = found.step
-        self._by_target.pop(step.target, None)
+        self._by_target.pop((step.target, step.lane), None)
         self._running.subtract(bounds(step))
         return found

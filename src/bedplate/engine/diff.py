@@ -49,6 +49,8 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
     """What one entry needs: a step with its reason, or something it waits on, or nothing (both None)."""
 
     step: Step | None = None
+    beside: Next | None = None
+    """A step of another lane, to be run whatever else the entry needs."""
     reason: str = ""
     waiting: Waiting | None = None
 
@@ -98,8 +100,14 @@ def next_for(world: World, key: Key) -> Next:
 
 def _machine(world: World, m: MachineEntry) -> Next:
     freed = _out_of_service(world, m) if m.is_node else None
-    if freed is not None:
-        return freed
+    if freed is None:
+        return _machine_itself(world, m)
+    if m.desired == "run" and isinstance(freed.step, MarkOutOfService):
+        return msgspec.structs.replace(_machine_itself(world, m), beside=freed)
+    return freed
+
+
+def _machine_itself(world: World, m: MachineEntry) -> Next:
     stray = _forget_strays(world, m)
     if stray is not None:
         return stray
@@ -189,8 +197,6 @@ def _out_of_service(world: World, m: MachineEntry) -> Next | None:
     runs = d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
     ended = not runs and (_usable(world, m.server) or _ended_with_server(world, m))
     if m.out_of_service and ended and not node.value.out_of_service:
-        if m.desired == "run" and attempt(world, m.key, "MarkOutOfService", m.generation).count:
-            return None  # it must not hold up the machine's own start
         step = MarkOutOfService(cluster=cluster, machine=m)
         return Next(step=step, reason="its end is confirmed, so its pods are freed")
     if node.value.out_of_service and runs and node.value.ready:

@@ -387,9 +387,13 @@ class Engine:
         )
 
     def _look_at(self, world: World, k: Key) -> None:
-        if k not in self.blueprint.entries or self.flight.on(k) is not None:
+        if k not in self.blueprint.entries:
             return
         found = next_for(world, k)
+        if found.beside is not None and found.beside.step is not None:
+            self._admit(k, found.beside, found.beside.step)
+        if self.flight.on(k) is not None:
+            return
         if found.step is not None:
             found = self._admit(k, found, found.step)
         if found.waiting is Waiting.JOIN_TURN:

@@ -104,8 +104,7 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.append(f"has Kubernetes {entry.version} and the address {entry.endpoint}:{entry.port}")
     elif k.startswith("server/"):
         out.extend(_about_server(engine, ServerName(k.partition("/")[2])))
-    running = engine.flight.on(k)
-    if running is not None:
+    for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
     upcoming = engine.next.get(k)
     if upcoming is not None and upcoming.waiting is not None:

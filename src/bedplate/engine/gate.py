@@ -41,7 +41,7 @@ class Gate:
         if visible_at > now:
             self.wake(k, visible_at)
             return Next(waiting=Waiting.STEP, reason=f"{step.name} ended well; its effect is not seen yet")
-        if self._flight.on(step.target) is not None:
+        if self._flight.on(step.target, step.lane) is not None:
             return Next(waiting=Waiting.STEP, reason=f"{step.name} is running")
         for bound in bounds(step):
             if not self._flight.has_room(self._policy, bound):

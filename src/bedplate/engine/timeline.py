@@ -87,6 +87,10 @@ class Records(NamedTuple):
     """The machines whose end is the end, such as a pool's; None: all."""
 
 
+Chain = tuple[Key, str]
+"""A target, and the lane of its steps."""
+
+
 class Span(NamedTuple):
     """A stretch of time in which one thing was done for one machine, or for the cluster."""
 
@@ -102,6 +106,11 @@ class Span(NamedTuple):
     step: Step | None = None
     plane: bool = False
     """Its machine is of the control plane."""
+
+    @property
+    def chain(self) -> Chain:
+        """Where its like stand one after another."""
+        return self.target, self.step.lane if self.step is not None else ""
 
     @property
     def seconds(self) -> float:
@@ -147,19 +156,19 @@ def _order(span: Span) -> tuple[float, float, str, str, str]:
 # --- spans ----------------------------------------------------------------------------------------------------------
 
 
-def _chains(records: Records, end: float) -> dict[Key, list[Span]]:
-    """Spans by target; those of one target follow each other without overlap."""
-    by_target: defaultdict[Key, list[OperationRecord]] = defaultdict(list)
+def _chains(records: Records, end: float) -> dict[Chain, list[Span]]:
+    """Spans by target and lane; those of one chain follow each other without overlap."""
+    by_chain: defaultdict[Chain, list[OperationRecord]] = defaultdict(list)
     for operation in records.operations:
-        by_target[operation.step.target].append(operation)
+        by_chain[operation.step.target, operation.step.lane].append(operation)
     told: defaultdict[Key, list[Happening]] = defaultdict(list)
     for happening in records.happenings:
         told[happening.about].append(happening)
-    chains: dict[Key, list[Span]] = {}
-    for target, operations in by_target.items():
+    chains: dict[Chain, list[Span]] = {}
+    for chain, operations in by_chain.items():
         operations.sort(key=lambda o: (o.started, o.id))
-        history = _History(sorted(told[target], key=lambda h: (h.at, h.reason, h.failed)), end, records.end is None)
-        chains[target] = _one_after_another(_of_target(operations, history))
+        history = _History(sorted(told[chain[0]], key=lambda h: (h.at, h.reason, h.failed)), end, records.end is None)
+        chains[chain] = _one_after_another(_of_target(operations, history))
     return chains
 
 
@@ -260,9 +269,9 @@ def _one_after_another(spans: Iterable[Span]) -> list[Span]:
 
 def _path(spans: Sequence[Span], records: Records, end: float) -> tuple[Span, ...]:
     """The path from the beginning to the end, in order; what lies between two spans is Bedplate's."""
-    chains: defaultdict[Key, list[Span]] = defaultdict(list)
+    chains: defaultdict[Chain, list[Span]] = defaultdict(list)
     for span in spans:
-        chains[span.target].append(span)
+        chains[span.chain].append(span)
     path: list[Span] = []
     reached = end
     at = _last(spans, records)
@@ -284,15 +293,15 @@ def _last(spans: Sequence[Span], records: Records) -> Span | None:
     return max(ready or mine, key=lambda s: (s.end, _order(s)), default=None)
 
 
-def _predecessors(span: Span, chains: Mapping[Key, Sequence[Span]]) -> Iterator[Span]:
+def _predecessors(span: Span, chains: Mapping[Chain, Sequence[Span]]) -> Iterator[Span]:
     """What the span can have waited on: what was done to the same thing before, and what the journal names."""
-    yield from (s for s in chains[span.target] if s.end <= span.start)
+    yield from (s for s in chains[span.chain] if s.end <= span.start)
     if span.step is None:
         return
     marks = _FREES.get(span.waited, frozenset())
-    for target, chain in chains.items():
-        if target != span.target:
-            yield from (s for s in chain if s.end <= span.start and _freed(span, s, marks))
+    for chain, others in chains.items():
+        if chain != span.chain:
+            yield from (s for s in others if s.end <= span.start and _freed(span, s, marks))
 
 
 def _freed(span: Span, other: Span, marks: frozenset[Mark]) -> bool:

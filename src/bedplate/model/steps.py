@@ -22,6 +22,9 @@ from bedplate.model.ids import (
 )
 from bedplate.model.inventory import AnyView
 
+_PODS = "pods"
+LANES = ("", _PODS)
+
 
 class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
     """Base of all steps."""
@@ -30,6 +33,11 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step"):
     def name(self) -> str:
         """The step's kind, as people and metrics see it."""
         return type(self).__name__
+
+    @property
+    def lane(self) -> str:
+        """One of `LANES`: steps on one target run one after another, except beside those of another lane."""
+        return ""
 
 
 # --- on a hypervisor, by its agent -------------------------------------------------------------------------------
@@ -201,7 +209,14 @@ class RemoveEtcdMember(_NodeStep, frozen=True, kw_only=True, tag="RemoveEtcdMemb
 
 class MarkOutOfService(_NodeStep, frozen=True, kw_only=True, tag="MarkOutOfService"):
     """Of a node whose machine's end is confirmed: set it not ready, taint it `node.kubernetes.io/out-of-service`, and
-    delete its pods by force, so that stateful ones and their volumes are free at once."""
+    delete its pods by force, so that stateful ones and their volumes are free at once.
+
+    It runs beside the steps that start the machine again elsewhere: a tenant's slow API server holds up nobody.
+    """
+
+    @property
+    def lane(self) -> str:
+        return _PODS
 
 
 class ClearOutOfService(_NodeStep, frozen=True, kw_only=True, tag="ClearOutOfService"):

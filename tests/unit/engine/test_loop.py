@@ -11,7 +11,7 @@ from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.model.blueprint import BASE_ADDON
 from bedplate.model.ids import Epoch, OperationId, Revision
-from bedplate.model.inventory import ClusterView, DomainView
+from bedplate.model.inventory import ClusterView, DomainView, NodeView
 from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import CreateVolume, Done, Failed, Refused, Unknown
@@ -62,6 +62,27 @@ def test_one_step_at_a_time_on_one_machine(loop: Loop) -> None:
     assert loop.begun() == []
     loop.end(run)
     assert loop.begun() == ["DefineDomain machine/u1"]
+
+
+def test_a_dead_nodes_pods_are_freed_beside_its_machines_start_elsewhere(loop: Loop) -> None:
+    """A tenant's API that is slow, or down, holds up nobody."""
+    cluster = loop.cluster()
+    m = loop.vm(1, role="worker", cluster=cluster.cluster, joined=True, boot=2, out_of_service=True, carried=True)
+    seen = NodeView(cluster=cluster.cluster, name=m.name, ready=False, machine=m.uid)
+    loop.start()
+    addons = (BASE_ADDON.mark,)
+    loop.see("kubernetes/shop", ClusterView(cluster=cluster.cluster, secrets=True, api=True, addons=addons), seen)
+    loop.want(cluster, m)
+    loop.connect()
+    loop.pass_time(1.0)
+    runs = {run.step.name: run for run in loop.running()}
+    assert sorted(runs) == ["DefineDomain", "MarkOutOfService"]
+    loop.domain(m, volume=True, disk_pool="local", state="shutoff", boot=1)
+    loop.end(runs["DefineDomain"])
+    assert loop.begun() == ["StartDomain machine/u1"]
+    loop.end(runs["MarkOutOfService"], Failed(reason="Timeout", message="no answer"))
+    loop.pass_time(60.0)
+    assert loop.begun() == ["MarkOutOfService machine/u1"]
 
 
 def test_machines_share_one_pull_of_their_image(loop: Loop) -> None:

@@ -12,6 +12,9 @@ sources of Kubernetes 1.35:
 So here the node is made not Ready, which else takes 40 s and more, and tainted; and the same pods as Kubernetes would
 are deleted in the same way, only at once. Were this cut short after the taint, Kubernetes would end it. Volumes and
 `VolumeAttachments` are left to it. May not: touch the Node of another machine, or delete pods of a node that answers.
+
+The machine may start elsewhere meanwhile. So a pod is deleted only as it was read before the node was last seen not
+Ready: where its kubelet is back and has said a word about it since, the deletion fails, and the node is asked first.
 """
 
 from __future__ import annotations
@@ -59,17 +62,17 @@ async def mark(api: ClusterApi, machine: MachineEntry) -> StepResult:
     for number in range(ROUNDS):
         if number:
             await asyncio.sleep(ROUND_SECONDS)
-            node = await _node(api, machine)
-            if isinstance(node, Done):
-                return node
+        pods = await _pods(api, machine)
+        node = await _node(api, machine)
+        if isinstance(node, Done):
+            return node
         if nodes.is_ready(node):
             return _answers(machine)
-        pods = await _pods(api, machine)
         troubles = await _each(pods.staying, lambda pod: _not_ready(api, pod))
         if not pods.going and not troubles:
             held = f"pods kept by finalizers alone: {_some(pods.held)}" if pods.held else ""
             return Done(views=(nodes.view(machine.cluster, node),), message=held)
-        troubles |= await _each(pods.going, lambda pod: _force(api, pod))
+        troubles |= await _each(pods.going, lambda pod: _force(api, machine, pod))
     left = [f"{pod} ({why})" for pod, why in troubles.items()] or ["new ones come as others are deleted"]
     return Failed(reason="PodsRemain", message=f"pods still on {machine.name}: {_some(left)}")
 
@@ -242,20 +245,36 @@ async def _each(pods: Iterable[Json], act: Callable[[Json], Awaitable[None]]) ->
     return refused
 
 
-async def _force(api: ClusterApi, pod: Json) -> None:
-    """Delete it as pod garbage collection does: as failed, so that whoever counts its ends counts this one."""
+async def _force(api: ClusterApi, machine: MachineEntry, pod: Json) -> None:
+    """Delete it, unless it has changed and its node is Ready."""
+    while True:
+        try:
+            await _delete(api, pod)
+            return
+        except RefusedError as error:
+            if error.status != 409:
+                raise
+        now = await api.get(_pod_path(pod))
+        if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"]:
+            return
+        node = await _node(api, machine)
+        if isinstance(node, Done) or nodes.is_ready(node):
+            return
+        pod = now
+
+
+async def _delete(api: ClusterApi, pod: Json) -> None:
+    """Delete it as pod garbage collection does: as failed, so that whoever counts its ends counts this one.
+
+    Raises `RefusedError` (409) where it is not as it was read.
+    """
     if (pod.get("status") or {}).get("phase") not in _ENDED:
         disrupted = {"type": "DisruptionTarget", "status": "True", "reason": REASON, "message": _MESSAGE}
-        await api.strategic(
-            f"{_pod_path(pod)}/status",
-            _of_same(pod, {"phase": "Failed", "conditions": [disrupted | {"lastTransitionTime": _now()}]}),
-        )
-    options: Json = {
-        "apiVersion": "v1",
-        "kind": "DeleteOptions",
-        "gracePeriodSeconds": 0,
-        "preconditions": {"uid": pod["metadata"]["uid"]},
-    }
+        failed = _of_same(pod, {"phase": "Failed", "conditions": [disrupted | {"lastTransitionTime": _now()}]})
+        failed["metadata"]["resourceVersion"] = pod["metadata"]["resourceVersion"]
+        pod = await api.strategic(f"{_pod_path(pod)}/status", failed)
+    same = {"uid": pod["metadata"]["uid"], "resourceVersion": pod["metadata"]["resourceVersion"]}
+    options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": same}
     await api.request("DELETE", _pod_path(pod), body=options)
 
 
