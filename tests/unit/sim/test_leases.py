@@ -146,6 +146,19 @@ def test_after_a_loss_nothing_starts_until_a_controller_was_spoken_with(scene: S
     scene.done(DefineDomain(machine=again), StartDomain(machine=again))
 
 
+@pytest.mark.parametrize("tenths", range(-10, 20))
+def test_a_loss_without_guests_takes_nothing_from_the_next_one(tenths: int) -> None:
+    """Whenever the storage is back: also while the agent still looks whether there is a guest to end."""
+    for seed in range(4):
+        scene = Scene(seed=seed)
+        scene.sim.pool("shared", seconds=times.GIVE_UP + tenths / 10, gone=True)
+        scene.wait(60)
+        scene.up(scene.machine())
+        scene.sim.cut_network("storage", ["hv1"])
+        scene.wait(times.EXPIRY + 2.0)
+        assert scene.server("hv1").domains["u1"].state == "shutoff"  # type: ignore[index]
+
+
 def test_a_guest_does_not_start_where_the_lease_is_lost(scene: Scene) -> None:
     again = newer(scene.machine(), boot=2)
     scene.done(DefineDomain(machine=again))
