@@ -6,6 +6,7 @@ world goes on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -144,7 +145,10 @@ class SimController:
             if number == self._timer:
                 self.handle(msg.Ticked())
 
-        self.sim.at(at - self.clock, tick, idle=True)
+        when = at - self.clock
+        while when + self.clock < at:  # rounded down, its own clock would never get there
+            when = math.nextafter(when, math.inf)
+        self.sim.at(when, tick, idle=True)
 
     # --- observations ---------------------------------------------------------------------------------------------
 

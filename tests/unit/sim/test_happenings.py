@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 from scene import Scene
 
+from bedplate.engine import messages as msg
 from bedplate.model.ids import ServerName
 from bedplate.sim import fleet, truth
 from bedplate.sim.simulator import Simulator
@@ -113,6 +115,22 @@ def test_clocks_that_jump_break_nothing() -> None:
         wait(told, 30)
     told.declare(fleet.pool(replicas=4))
     told.check()
+
+
+def test_a_timer_rings_when_the_controllers_own_clock_is_there_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the clocks' difference rounds: else it would ring at the same moment for ever."""
+    told = story()
+    [controller] = told.sim.controllers
+    rung: list[float] = []
+    monkeypatch.setattr(controller, "handle", lambda _: rung.append(told.sim.now + controller.clock))
+    jumps = random.Random(1)
+    for number in range(1, 101):
+        controller.clock = jumps.uniform(-900_000, -600_000)
+        at = told.sim.now + controller.clock + jumps.uniform(0, 1)
+        controller._carry_out(msg.SetTimer(at=at))
+        wait(told, 1.1)
+        assert len(rung) == number
+        assert rung[-1] >= at
 
 
 def test_a_batch_of_bad_disks_comes_bit_by_bit_and_is_told_by_health() -> None:
