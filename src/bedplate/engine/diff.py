@@ -49,8 +49,6 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
     """What one entry needs: a step with its reason, or something it waits on, or nothing (both None)."""
 
     step: Step | None = None
-    beside: Next | None = None
-    """A step of another lane, to be run whatever else the entry needs."""
     reason: str = ""
     waiting: Waiting | None = None
 
@@ -95,19 +93,22 @@ def next_for(world: World, key: Key) -> Next:
             return SATISFIED
 
 
+def beside(world: World, key: Key) -> Next:
+    """Give the step of another lane that the entry of that key needs whatever `next_for` says; else `SATISFIED`."""
+    entry = world.blueprint.entries.get(key)
+    if isinstance(entry, MachineEntry) and entry.desired == "run":
+        return _pods_held(world, entry) or SATISFIED
+    return SATISFIED
+
+
 # --- machines -------------------------------------------------------------------------------------------------
 
 
 def _machine(world: World, m: MachineEntry) -> Next:
-    freed = _out_of_service(world, m) if m.is_node else None
-    if freed is None:
-        return _machine_itself(world, m)
-    if m.desired == "run" and isinstance(freed.step, MarkOutOfService):
-        return msgspec.structs.replace(_machine_itself(world, m), beside=freed)
-    return freed
-
-
-def _machine_itself(world: World, m: MachineEntry) -> Next:
+    if m.desired != "run" and (held := _pods_held(world, m)) is not None:
+        return held
+    if (left := _taint_left(world, m)) is not None:
+        return left
     stray = _forget_strays(world, m)
     if stray is not None:
         return stray
@@ -185,23 +186,38 @@ def _moving(world: World, m: MachineEntry) -> Next:
     return _wait(Waiting.MIGRATION, f"it moves from {m.source}; planning looks at how that ended")
 
 
-def _out_of_service(world: World, m: MachineEntry) -> Next | None:
-    """Free the pods of a node whose machine's end is confirmed; take the taint off once it is back."""
-    cluster = world.blueprint.cluster(m.cluster)
+def _pods_held(world: World, m: MachineEntry) -> Next | None:
+    """Free the pods of a node whose machine's end is confirmed."""
+    found = _node_at_api(world, m) if m.out_of_service else None
+    if found is None or found[1].out_of_service or _runs(world, m):
+        return None
+    if not _usable(world, m.server) and not _ended_with_server(world, m):
+        return None
+    step = MarkOutOfService(cluster=found[0], machine=m)
+    return Next(step=step, reason="its end is confirmed, so its pods are freed")
+
+
+def _taint_left(world: World, m: MachineEntry) -> Next | None:
+    """Take the taint off a node that is back."""
+    found = _node_at_api(world, m)
+    if found is None or not (found[1].out_of_service and found[1].ready and _runs(world, m)):
+        return None
+    return Next(step=ClearOutOfService(cluster=found[0], machine=m), reason="its node is back")
+
+
+def _node_at_api(world: World, m: MachineEntry) -> tuple[ClusterEntry, NodeView] | None:
+    """The machine's own Node, where its cluster's API can be asked to change it."""
+    cluster = world.blueprint.cluster(m.cluster) if m.is_node else None
+    if cluster is None or cluster.desired == "absent" or not _cluster_view(world, cluster).api:
+        return None
     node = world.inventory.node(m.cluster, m.name)
-    if cluster is None or cluster.desired == "absent" or not is_node_of(node, m):
-        return None
-    if not _cluster_view(world, cluster).api or node is None:
-        return None
+    return (cluster, node.value) if node is not None and is_node_of(node, m) else None
+
+
+def _runs(world: World, m: MachineEntry) -> bool:
+    """It is seen running, in the boot that is wanted."""
     d = _domain(world, m)
-    runs = d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
-    ended = not runs and (_usable(world, m.server) or _ended_with_server(world, m))
-    if m.out_of_service and ended and not node.value.out_of_service:
-        step = MarkOutOfService(cluster=cluster, machine=m)
-        return Next(step=step, reason="its end is confirmed, so its pods are freed")
-    if node.value.out_of_service and runs and node.value.ready:
-        return Next(step=ClearOutOfService(cluster=cluster, machine=m), reason="its node is back")
-    return None
+    return d.state == "running" and d.boot >= m.boot and _usable(world, m.server)
 
 
 def _run(world: World, m: MachineEntry, d: DomainView) -> Next:

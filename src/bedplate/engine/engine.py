@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.engine.admission import InFlight, deadline
-from bedplate.engine.diff import Next, World, next_for
+from bedplate.engine.diff import Next, World, beside, next_for
 from bedplate.engine.following import Following
 from bedplate.engine.gate import FOREVER, Gate
 from bedplate.engine.milestones import milestones
@@ -389,11 +389,12 @@ class Engine:
     def _look_at(self, world: World, k: Key) -> None:
         if k not in self.blueprint.entries:
             return
-        found = next_for(world, k)
-        if found.beside is not None and found.beside.step is not None:
-            self._admit(k, found.beside, found.beside.step)
+        other = beside(world, k)
+        if other.step is not None:
+            self._admit(k, other, other.step)
         if self.flight.on(k) is not None:
             return
+        found = next_for(world, k)
         if found.step is not None:
             found = self._admit(k, found, found.step)
         if found.waiting is Waiting.JOIN_TURN:

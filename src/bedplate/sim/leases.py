@@ -58,7 +58,7 @@ def _renewed(world: World, server: SimServer, pool: str, lease: SimLease) -> Non
     limit = TAKE_OVER if server.restarted else times.GIVE_UP
     late = lease.last and world.now - lease.last >= limit
     if late and not lease.lost:
-        lease.lost, lease.ended = True, False
+        lease.lost = True
         world.spawn(_end(world, server, pool, lease))
     lease.renewing, lease.since, lease.guarded = True, world.now, server.guarded
     if lease.lost and server.connected:
@@ -113,7 +113,7 @@ def _give_up(world: World, server: SimServer, pool: str, lease: SimLease, turn: 
     """An agent that could not renew for too long ends the pool's guests, or tries to until the watchdog does."""
     yield max(0.0, lease.last + times.GIVE_UP - world.now)
     if lease.turns == turn and server.alive and server.agent:
-        lease.lost, lease.ended = True, False
+        lease.lost = True
         yield from _end(world, server, pool, lease)
 
 

@@ -131,10 +131,15 @@ async def _marked(api: ClusterApi, machine: MachineEntry) -> Json | Done:
             return marked
 
 
-async def _if_unchanged(patching: Awaitable[Json]) -> Json | None:
-    """The patched object; None where it changed meanwhile or is gone, so that it must be looked at anew."""
+def _version(obj: Json) -> Json:
+    """What names an object exactly as it was read: a change that asks for it is refused (409) where it is another."""
+    return {"uid": obj["metadata"]["uid"], "resourceVersion": obj["metadata"]["resourceVersion"]}
+
+
+async def _if_unchanged(changing: Awaitable[Json]) -> Json | None:
+    """The server's answer; None where the object changed meanwhile or is gone, so that it must be looked at anew."""
     try:
-        return await patching
+        return await changing
     except RefusedError as error:
         if error.status not in (404, 409):
             raise
@@ -154,9 +159,7 @@ def _silent(node: Json) -> Json:
 
 def _patch(node: Json, taints: list[Json], boot: str | None) -> Json:
     """Taints are one atomic list that others write too: only the version that was read may be replaced."""
-    metadata = node["metadata"]
-    same = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-    return {"metadata": {**same, "annotations": {nodes.MARK: boot}}, "spec": {"taints": taints or None}}
+    return {"metadata": {**_version(node), "annotations": {nodes.MARK: boot}}, "spec": {"taints": taints or None}}
 
 
 def _mark_of(node: Json) -> str | None:
@@ -247,13 +250,7 @@ async def _each(pods: Iterable[Json], act: Callable[[Json], Awaitable[None]]) ->
 
 async def _force(api: ClusterApi, machine: MachineEntry, pod: Json) -> None:
     """Delete it, unless it has changed and its node is Ready."""
-    while True:
-        try:
-            await _delete(api, pod)
-            return
-        except RefusedError as error:
-            if error.status != 409:
-                raise
+    while await _if_unchanged(_delete(api, pod)) is None:
         now = await api.get(_pod_path(pod))
         if now is None or now["metadata"]["uid"] != pod["metadata"]["uid"]:
             return
@@ -263,19 +260,22 @@ async def _force(api: ClusterApi, machine: MachineEntry, pod: Json) -> None:
         pod = now
 
 
-async def _delete(api: ClusterApi, pod: Json) -> None:
+async def _delete(api: ClusterApi, pod: Json) -> Json:
     """Delete it as pod garbage collection does: as failed, so that whoever counts its ends counts this one.
 
     Raises `RefusedError` (409) where it is not as it was read.
     """
     if (pod.get("status") or {}).get("phase") not in _ENDED:
         disrupted = {"type": "DisruptionTarget", "status": "True", "reason": REASON, "message": _MESSAGE}
-        failed = _of_same(pod, {"phase": "Failed", "conditions": [disrupted | {"lastTransitionTime": _now()}]})
-        failed["metadata"]["resourceVersion"] = pod["metadata"]["resourceVersion"]
-        pod = await api.strategic(f"{_pod_path(pod)}/status", failed)
-    same = {"uid": pod["metadata"]["uid"], "resourceVersion": pod["metadata"]["resourceVersion"]}
-    options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": same}
-    await api.request("DELETE", _pod_path(pod), body=options)
+        failed = {"phase": "Failed", "conditions": [disrupted | {"lastTransitionTime": _now()}]}
+        pod = await api.strategic(f"{_pod_path(pod)}/status", {"metadata": _version(pod), "status": failed})
+    options: Json = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "gracePeriodSeconds": 0,
+        "preconditions": _version(pod),
+    }
+    return await api.request("DELETE", _pod_path(pod), body=options)
 
 
 async def _not_ready(api: ClusterApi, pod: Json) -> None:
@@ -283,12 +283,8 @@ async def _not_ready(api: ClusterApi, pod: Json) -> None:
     conditions = (pod.get("status") or {}).get("conditions") or ()
     if any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions):
         ready = {"type": "Ready", "status": "False", "reason": REASON, "lastTransitionTime": _now()}
-        await api.strategic(f"{_pod_path(pod)}/status", _of_same(pod, {"conditions": [ready]}))
-
-
-def _of_same(pod: Json, status: Json) -> Json:
-    """With the uid, another pod that got the name meanwhile is not touched (409)."""
-    return {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
+        same = {"uid": pod["metadata"]["uid"]}  # another pod that got the name meanwhile is not touched (409)
+        await api.strategic(f"{_pod_path(pod)}/status", {"metadata": same, "status": {"conditions": [ready]}})
 
 
 def _pod_path(pod: Json) -> str:
