@@ -10,10 +10,10 @@ from typing import Protocol
 
 import msgspec
 
-from bedplate.model.blueprint import Blueprint, BmcRef, Delta, MachineEntry
+from bedplate.model.blueprint import Blueprint, BmcRef, Delta, MachineEntry, MetalEntry
 from bedplate.model.ids import ClusterKey, Digest, Epoch, MachineUid, Revision, ServerName
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.steps import BmcStep, BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Ticket
+from bedplate.model.steps import AgentStep, BmcStep, BootstrapStep, KubernetesStep, StepResult, Ticket
 
 
 class Sink(Protocol):
@@ -25,9 +25,10 @@ class Sink(Protocol):
 
 
 class Hypervisor(Protocol):
-    """Runs steps on hypervisors through their agents. Never raises for a fault of the world: it returns a result."""
+    """Runs steps on servers through their agents: on hypervisors, and in the RAM systems of bare servers. Never raises
+    for a fault of the world: it returns a result."""
 
-    async def run(self, step: HypervisorStep, ticket: Ticket) -> StepResult: ...
+    async def run(self, step: AgentStep, ticket: Ticket) -> StepResult: ...
 
 
 class ClusterBootstrap(Protocol):
@@ -53,6 +54,26 @@ class Bmc(Protocol):
 
     def follow(self, servers: Mapping[ServerName, BmcRef]) -> None:
         """Watch exactly these BMCs from now on, delivering `BmcView` to the sink, under the source `bmc/<server>`."""
+        ...
+
+
+class NotOffered(Exception):
+    """There is no medium to boot a server from; the text says why and what to do."""
+
+
+class Netboot(Protocol):
+    """Offers bare servers the RAM system."""
+
+    async def offer(self, entry: MetalEntry) -> str:
+        """URL of the medium for boot `entry.run` of this server, made for it alone; the same when asked again.
+
+        Raises:
+            NotOffered: no RAM system was built, or it can't be given out.
+        """
+        ...
+
+    async def withdraw(self, server: ServerName) -> None:
+        """Offer this server nothing any more."""
         ...
 
 

@@ -35,6 +35,7 @@ from bedplate.model.steps import (
     HypervisorStep,
     MigrateDomain,
     PullImage,
+    RamStep,
     ReceiveDomain,
     Refused,
     RemoveDomain,
@@ -103,6 +104,9 @@ class Machines:
 
     async def _bounded(self, command: Command) -> StepResult:
         step = command.step
+        if isinstance(step, RamStep):
+            message = f"{step.server} runs a hypervisor, not the RAM system that {step.name} needs"
+            return Failed(reason="NotTheRamSystem", message=message)
         try:
             self._admit(command.store, command.epoch)
             async with asyncio.timeout(command.deadline):

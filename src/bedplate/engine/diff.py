@@ -12,11 +12,21 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
-from bedplate.model.blueprint import BASE_ADDON, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry, ServerEntry
+from bedplate.model.blueprint import (
+    BASE_ADDON,
+    Blueprint,
+    ClusterEntry,
+    MachineEntry,
+    MetalEntry,
+    RetainedDiskEntry,
+    ServerEntry,
+)
 from bedplate.model.ids import ClusterKey, Key, ServerName
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
+    BootDisk,
+    BootMedia,
     Bootstrap,
     ClearOutOfService,
     CreateVolume,
@@ -32,6 +42,7 @@ from bedplate.model.steps import (
     MarkOutOfService,
     MigrateDomain,
     PowerOff,
+    PowerOn,
     PullImage,
     ReadPower,
     ReceiveDomain,
@@ -89,7 +100,7 @@ def next_for(world: World, key: Key) -> Next:
             return _retained_disk(world, entry)
         case ServerEntry():
             return _server(world, entry)
-        case None:
+        case MetalEntry() | None:
             return SATISFIED
 
 
@@ -518,7 +529,7 @@ def attempt(world: World, target: Key, step: str, generation: int | None = None)
     return found
 
 
-Family = Literal["hypervisor", "bootstrap", "kubernetes", "bmc"]
+Family = Literal["agent", "bootstrap", "kubernetes", "bmc"]
 
 
 def family(step: Step) -> Family:
@@ -527,6 +538,6 @@ def family(step: Step) -> Family:
         return "bootstrap"
     if isinstance(step, InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService):
         return "kubernetes"
-    if isinstance(step, ReadPower | PowerOff):
+    if isinstance(step, ReadPower | PowerOff | PowerOn | BootMedia | BootDisk):
         return "bmc"
-    return "hypervisor"
+    return "agent"

@@ -19,6 +19,7 @@ from bedplate.model.inventory import (
     Inventory,
     LeaseView,
     LoadView,
+    MetalView,
     NodeView,
     Observation,
     PoolView,
@@ -326,7 +327,7 @@ class BlueprintIndex:
         """Entries that may need another look because of this view."""
         match view:
             case ServerView():
-                return (key("server", view.server), *self.by_server.get(view.server, ()))
+                return (key("server", view.server), key("metal", view.server), *self.by_server.get(view.server, ()))
             case DomainView():
                 return self._with_cluster(key("machine", view.uid))
             case NodeView():
@@ -338,6 +339,8 @@ class BlueprintIndex:
                 return (key("retained-disk", view.uid), key("machine", view.uid))
             case BmcView() | LeaseView():
                 return (key("server", view.server),)
+            case MetalView():
+                return (key("metal", view.server),)
             case LoadView():
                 return ()
 

@@ -14,7 +14,7 @@ import msgspec
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Epoch, MachineUid, OperationId, ServerName, StoreId
 from bedplate.model.inventory import AnyView, ServerView
-from bedplate.model.steps import HypervisorStep, StepResult
+from bedplate.model.steps import AgentStep, StepResult
 
 PROTOCOL_VERSION = 2
 """Grows with every change that an older side would misread."""
@@ -89,9 +89,11 @@ class Command(_Frame, frozen=True, kw_only=True, tag="command"):
     epoch: Epoch
     deadline: float
     """Seconds from its receipt."""
-    step: HypervisorStep
+    step: AgentStep
     user_data: bytes = b""
     """Cloud-init user data of a user's own machine: a secret, never written to a medium that stays."""
+    enrol: bytes = b""
+    """With `WriteImage`: the enrolment file (JSON) of the node's own agent; a one-time secret."""
 
 
 class Reply(_Frame, frozen=True, kw_only=True, tag="reply"):

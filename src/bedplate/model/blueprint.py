@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, Revision, ServerName, key
+from bedplate.model.metal import Hardware
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -212,7 +213,60 @@ class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
         return key("retained-disk", self.uid)
 
 
-AnyEntry = ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry
+MetalState = Literal[
+    "accepted",
+    "inspecting",
+    "testing",
+    "available",
+    "deploying",
+    "deployed",
+    "erasing",
+    "rescue",
+    "retired",
+    "quarantined",
+]
+
+
+class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
+    """A bare server that a person accepted: where it is in its life, and what is to run on it.
+
+    Power, maintenance and role are other things. How states follow each other is `lifecycle.METAL`.
+    """
+
+    server: ServerName
+    uid: str
+    """Of the Server object that was accepted: another of that name is another server."""
+    state: MetalState
+    since: float
+    """When it came into this state; seconds since the epoch."""
+    bmc: BmcRef
+    nic: Nic
+    """Of its RAM system; `mac` empty: not known yet, the interface that reaches the controller is used."""
+    run: int = 1
+    """Which boot of the RAM system is wanted: each is started once, with an identity of its own."""
+    hardware: Hardware | None = None
+    """As it was inspected last."""
+    inspected: str = ""
+    tested: str = ""
+    erased: str = ""
+    """The request (`bedplate.dev/...` annotation's value) that was done last of each kind."""
+    suite: Literal["quick", "burn-in"] = "quick"
+    machine: MachineUid = MachineUid("")
+    """What it is claimed by, from `deploying` on until it is erased."""
+    root_disk: str = ""
+    """Serial number of the disk that the machine is written to."""
+    written: bool = False
+    """The machine's disk was written and read back."""
+    tries: int = 0
+    """Boots of the RAM system or of the disk in this state that led to nothing."""
+    reason: str = ""
+
+    @property
+    def key(self) -> Key:
+        return key("metal", self.server)
+
+
+AnyEntry = MetalEntry | ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry
 
 
 class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +294,11 @@ class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
         """The entry of that server; None for one that is well."""
         entry = self.entries.get(key("server", name))
         return entry if isinstance(entry, ServerEntry) else None
+
+    def metal(self, name: ServerName) -> MetalEntry | None:
+        """The entry of that bare server; None where nobody accepted it."""
+        entry = self.entries.get(key("metal", name))
+        return entry if isinstance(entry, MetalEntry) else None
 
     def cluster(self, cluster: ClusterKey) -> ClusterEntry | None:
         """The entry of that cluster."""

@@ -11,6 +11,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, key
+from bedplate.model.metal import Erased, Hardware, ServerTests, Written
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,10 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", ta
     bridges: tuple[str, ...] = ()
     pools: tuple[PoolView, ...] = ()
     error: str = ""
+    system: Literal["hypervisor", "ram", "node"] = "hypervisor"
+    """What the agent runs in: a hypervisor, the RAM system of a bare server, or the node deployed on its disk."""
+    run: int = 0
+    """Of a RAM system: which boot of it this is (`MetalEntry.run`)."""
 
     @property
     def key(self) -> Key:
@@ -207,7 +212,28 @@ class LoadView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag=
         return key("load", self.server)
 
 
-AnyView = ServerView | DomainView | NodeView | ClusterView | RetainedDiskView | BmcView | LeaseView | LoadView
+class MetalView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="metal"):
+    """A bare server as the RAM system on it tells it, whole each time. It is gone with that boot of the RAM system."""
+
+    server: ServerName
+    run: int
+    task: Literal["", "inspect", "test", "write", "erase"] = ""
+    """What it is at."""
+    progress: float = 0.0
+    """Of that, 0 to 1; told in steps of a twentieth."""
+    hardware: Hardware | None = None
+    tests: ServerTests | None = None
+    written: Written | None = None
+    erased: Erased | None = None
+
+    @property
+    def key(self) -> Key:
+        return key("metal", self.server)
+
+
+AnyView = (
+    MetalView | ServerView | DomainView | NodeView | ClusterView | RetainedDiskView | BmcView | LeaseView | LoadView
+)
 
 V = TypeVar("V", bound=AnyView, covariant=True)
 
@@ -248,6 +274,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         """Latest word of that server's BMC."""
         o = self.observations.get(key("bmc", name))
         return o if o is not None and isinstance(o.value, BmcView) else None  # type: ignore[return-value]
+
+    def metal(self, name: ServerName) -> Observation[MetalView] | None:
+        """Latest word of the RAM system on that server."""
+        o = self.observations.get(key("metal", name))
+        return o if o is not None and isinstance(o.value, MetalView) else None  # type: ignore[return-value]
 
     def load(self, name: ServerName) -> Observation[LoadView] | None:
         """Latest load of that server."""

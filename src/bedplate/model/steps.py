@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry, ServerEntry
+from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import (
     Epoch,
     Generation,
@@ -227,7 +227,7 @@ class ClearOutOfService(_NodeStep, frozen=True, kw_only=True, tag="ClearOutOfSer
 
 
 class _BmcStep(_Step, frozen=True, kw_only=True):
-    entry: ServerEntry
+    entry: ServerEntry | MetalEntry
 
     @property
     def target(self) -> Key:
@@ -249,6 +249,60 @@ class PowerOff(_BmcStep, frozen=True, kw_only=True, tag="PowerOff"):
     """
 
 
+class PowerOn(_BmcStep, frozen=True, kw_only=True, tag="PowerOn"):
+    """Switch on and read back; on already is on. Done only where `on` was read back."""
+
+
+class _MetalBmcStep(_BmcStep, frozen=True, kw_only=True):
+    entry: MetalEntry
+
+
+class BootMedia(_MetalBmcStep, frozen=True, kw_only=True, tag="BootMedia"):
+    """Start boot `entry.run` of the RAM system: its medium inserted, the next boot from it, the power cycled.
+
+    Done where the power was read back as on. That it came up is told by its agent.
+    """
+
+
+class BootDisk(_MetalBmcStep, frozen=True, kw_only=True, tag="BootDisk"):
+    """Start what was written to the server's disk: medium ejected, boot from disk for good, the power cycled."""
+
+
+# --- on a bare server, by the agent in its RAM system ---------------------------------------------------------------
+
+
+class _RamStep(_Step, frozen=True, kw_only=True):
+    entry: MetalEntry
+
+    @property
+    def target(self) -> Key:
+        return self.entry.key
+
+    @property
+    def server(self) -> ServerName:
+        return self.entry.server
+
+
+class InspectServer(_RamStep, frozen=True, kw_only=True, tag="InspectServer"):
+    """Find out what hardware is there; told as `MetalView.hardware`."""
+
+
+class RunTests(_RamStep, frozen=True, kw_only=True, tag="RunTests"):
+    """Run `entry.suite`; told as `MetalView.tests`. A disk that holds something is only read."""
+
+
+class WriteImage(_RamStep, frozen=True, kw_only=True, tag="WriteImage"):
+    """Write the machine's image to the disk `entry.root_disk`, verified, with the node's credentials on it; told as
+    `MetalView.written`. Repeating it attaches to what runs, or goes on where a break left it."""
+
+    machine: MachineEntry
+
+
+class EraseDisks(_RamStep, frozen=True, kw_only=True, tag="EraseDisks"):
+    """Erase every disk of `entry.hardware`, each by the strongest means that reads back clean; told as
+    `MetalView.erased`. Disks that were not inspected are not touched."""
+
+
 HypervisorStep = (
     ReceiveDomain
     | MigrateDomain
@@ -265,8 +319,10 @@ HypervisorStep = (
 )
 BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember
 KubernetesStep = InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService
-BmcStep = ReadPower | PowerOff
-Step = HypervisorStep | BootstrapStep | KubernetesStep | BmcStep
+BmcStep = ReadPower | PowerOff | PowerOn | BootMedia | BootDisk
+RamStep = InspectServer | RunTests | WriteImage | EraseDisks
+AgentStep = HypervisorStep | RamStep
+Step = AgentStep | BootstrapStep | KubernetesStep | BmcStep
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import heapq
 from collections import Counter
 from ipaddress import ip_address, ip_network
 
-from bedplate.model.blueprint import ClusterEntry, MachineEntry, Nic
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, Nic
 from bedplate.model.ids import MachineUid
 from bedplate.model.kinds.infrastructure import AddressRange, Network
 
@@ -147,6 +147,6 @@ def nic(network: NetworkState, uid: MachineUid, mac: str, address: str) -> Nic:
     )
 
 
-def count_machine(network: NetworkState, m: MachineEntry, count: int) -> None:
-    """Count a machine's address as used or as no longer used."""
+def count_machine(network: NetworkState, m: MachineEntry | MetalEntry, count: int) -> None:
+    """Count a machine's or a RAM system's address as used or as no longer used."""
     network.take(m.nic.address, count)

@@ -15,6 +15,7 @@ from bedplate.model.blueprint import (
     ClusterEntry,
     ImageRef,
     MachineEntry,
+    MetalEntry,
     RetainedDiskEntry,
     ServerEntry,
 )
@@ -55,6 +56,7 @@ class Index:
         )
         self.fleet = Fleet(seed, spec.disk_pools)
         self._servers: dict[Key, ServerEntry] = {}
+        self._metal: dict[Key, MetalEntry] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
         self.waiters: set[Unit] = set()
@@ -110,6 +112,9 @@ class Index:
                 self.network(entry.network).take_cluster(entry)
             case ServerEntry():
                 self._servers[entry.key] = entry
+            case MetalEntry():
+                self._metal[entry.key] = entry
+                count_machine(self.network(entry.nic.network), entry, 1)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] += 1
 
@@ -125,6 +130,9 @@ class Index:
                 self.network(entry.network).take_cluster(entry, -1)
             case ServerEntry():
                 self._servers.pop(entry.key, None)
+            case MetalEntry():
+                self._metal.pop(entry.key, None)
+                count_machine(self.network(entry.nic.network), entry, -1)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] -= 1
 
@@ -189,6 +197,14 @@ class Index:
     def entries_of_servers(self) -> Iterable[ServerEntry]:
         """Entries of servers that are not well."""
         return self._servers.values()
+
+    def metal(self, server: ServerName) -> MetalEntry | None:
+        """The entry of that bare server; None where nobody accepted it."""
+        return self._metal.get(key("metal", server))
+
+    def all_metal(self) -> Iterable[MetalEntry]:
+        """Bare servers that a person accepted."""
+        return self._metal.values()
 
     def carried(self) -> Iterable[MachineEntry]:
         """Machines whose disk was made on another server than where they are."""

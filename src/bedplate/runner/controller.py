@@ -21,7 +21,7 @@ from bedplate.engine.diff import family
 from bedplate.engine.engine import Engine
 from bedplate.model.ids import Epoch
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.steps import BmcStep, BootstrapStep, HypervisorStep, KubernetesStep, StepResult, Unknown
+from bedplate.model.steps import AgentStep, BmcStep, BootstrapStep, KubernetesStep, StepResult, Unknown
 from bedplate.ports import Bmc, ClusterBootstrap, Hypervisor, Kubernetes
 
 log = structlog.get_logger()
@@ -257,8 +257,8 @@ class Controller:
     async def _dispatch(self, command: msg.Run) -> StepResult:
         step, ticket = command.step, command.ticket
         match family(step):
-            case "hypervisor":
-                assert isinstance(step, HypervisorStep)
+            case "agent":
+                assert isinstance(step, AgentStep)
                 return await self._hypervisor.run(step, ticket)
             case "bootstrap":
                 assert isinstance(step, BootstrapStep)

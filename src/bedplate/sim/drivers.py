@@ -22,6 +22,7 @@ from bedplate.model.steps import (
     HypervisorStep,
     MigrateDomain,
     PullImage,
+    RamStep,
     ReceiveDomain,
     Refused,
     RemoveDomain,
@@ -49,6 +50,7 @@ def perform(world: World, durations: Durations, step: Step, ticket: Ticket) -> R
         return _on_agent(world, durations, step, ticket)
     if isinstance(step, BmcStep):
         return power.perform(world, durations, step, ticket)
+    assert not isinstance(step, RamStep), "no bare servers are simulated"
     return clusters.perform(world, durations, step, ticket)
 
 

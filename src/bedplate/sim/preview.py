@@ -14,7 +14,7 @@ import msgspec
 
 from bedplate.engine.engine import Engine
 from bedplate.model.attempts import Attempts
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, ServerEntry
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import Key, StoreId
 from bedplate.model.inventory import ClusterView, Inventory
 from bedplate.model.kinds.base import Object
@@ -274,7 +274,7 @@ def _name(entry: AnyEntry) -> str:
             return f"{'machine' if entry.is_node else 'virtualmachine'}/{entry.name}"
         case ClusterEntry():
             return f"cluster/{entry.cluster.split('/')[-1]}"
-        case ServerEntry():
+        case ServerEntry() | MetalEntry():
             return f"server/{entry.server}"
         case _:
             return f"retaineddisk/{entry.name}"

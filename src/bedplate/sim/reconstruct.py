@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry, ServerEntry
+from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry, ServerEntry
 from bedplate.model.ids import ServerName, StoreId
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, PoolView, ServerView
 from bedplate.model.spec import Spec
@@ -27,7 +27,7 @@ def world_from(spec: Spec, inventory: Inventory, blueprint: Blueprint, store: St
                 _cluster(world, inventory, entry)
             case RetainedDiskEntry():
                 _retained(world, entry)
-            case MachineEntry() | ServerEntry():
+            case MachineEntry() | ServerEntry() | MetalEntry():
                 pass
     for m in blueprint.machines():
         for seen in inventory.domains(m.uid):

@@ -35,7 +35,7 @@ from bedplate.model.agent_protocol import (
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Epoch, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import Observation, ServerView
-from bedplate.model.steps import DefineDomain, Failed, HypervisorStep, StartDomain, StepResult, Ticket
+from bedplate.model.steps import AgentStep, DefineDomain, Failed, StartDomain, StepResult, Ticket
 from bedplate.ports import Duplex, GuestError, GuestFile, GuestOutput, ImageSource, SecretStore, Sink
 
 log = logging.getLogger("bedplate.agents")
@@ -215,7 +215,7 @@ class AgentServer:
 
     # --- ports.Hypervisor ---------------------------------------------------------------------------------------
 
-    async def run(self, step: HypervisorStep, ticket: Ticket) -> StepResult:
+    async def run(self, step: AgentStep, ticket: Ticket) -> StepResult:
         """Run a step on its server's agent."""
         link = self._links.get(step.server)
         if link is None or not link.connected:

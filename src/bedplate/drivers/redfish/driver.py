@@ -104,6 +104,8 @@ class RedfishDriver:
                 return self._told(self._view(entry.server, reading))
             case PowerOff():
                 return self._off(entry.server, await control.off(end - _MARGIN), end)
+            case _:
+                return Failed(reason="NotBuilt", message=f"{step.name} is not built yet", permanent=True)
 
     def _off(self, server: ServerName, r: Reading, end: float) -> StepResult:
         if self._clock() > end:
