@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from bedplate.checks import metal
 from bedplate.checks.tables import Tables, unique_things
 from bedplate.model import leases, quantity
-from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, ServerEntry
+from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
 from bedplate.model.lifecycle import STANDINGS
@@ -97,18 +98,30 @@ def _entry(inp: PlanInput, t: Tables, k: Key, old: AnyEntry | None, new: AnyEntr
         yield from _cluster(old, new)
     elif isinstance(new, ServerEntry):
         yield from _server(inp, old, new)
+    elif isinstance(new, MetalEntry):
+        yield from _bare(inp, t, old if isinstance(old, MetalEntry) else None, new)
+    elif new is None and isinstance(old, MetalEntry):
+        yield from (Finding(key=k, rule="4", sentence=said) for said in metal.let_go(t, old))
     elif new is None and isinstance(old, MachineEntry):
         yield from _gone(inp, t, old)
+
+
+def _bare(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) -> Iterator[Finding]:
+    for rule, said in metal.wrong(inp, t, old, new):
+        yield Finding(key=new.key, rule=rule, sentence=f"{new.server}: {said}")
 
 
 def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEntry) -> Iterator[Finding]:
     def finding(rule: str, sentence: str) -> Finding:
         return Finding(key=new.key, rule=rule, sentence=f"{new.name}: {sentence}")
 
-    if old is None or new.memory_mib > old.memory_mib or new.cpu > old.cpu or new.server != old.server:
+    if new.substrate == "metal":
+        yield from (finding(rule, said) for rule, said in metal.misplaced(inp, t, old, new))
+    elif old is None or new.memory_mib > old.memory_mib or new.cpu > old.cpu or new.server != old.server:
         yield from (finding("placement", said) for said in _overfull(inp, t, new.server))
     if old is None:
-        yield from (finding("placement", said) for said in _misplaced(inp, new))
+        if new.substrate == "vm":
+            yield from (finding("placement", said) for said in _misplaced(inp, new))
         return
     for field in _FIXED:
         if getattr(old, field) != getattr(new, field):
@@ -216,6 +229,9 @@ def _gone(inp: PlanInput, t: Tables, old: MachineEntry) -> Iterator[Finding]:
     def finding(rule: str, sentence: str) -> Finding:
         return Finding(key=old.key, rule=rule, sentence=f"{old.name}: {sentence}")
 
+    if old.substrate == "metal":
+        yield from (finding(rule, said) for rule, said in metal.still_there(inp, t, old))
+        return
     declared = inp.spec.servers.get(key("server", old.server))
     if _dead(t, old.server) and (declared is None or declared.metadata.deletion_timestamp):
         return  # its user gave the dead server up with all that is on it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import ClusterKey, Key, Revision, ServerName
 from bedplate.model.whereabouts import servers_of
 
@@ -52,9 +52,13 @@ def unique_things(entry: AnyEntry) -> list[tuple[str, ...]]:
     match entry:
         case MachineEntry():
             things: list[tuple[str, ...]] = [("name", entry.namespace, entry.name), ("MAC address", entry.nic.mac)]
+            if entry.substrate == "metal":
+                things.append(("server", entry.server))
             if entry.nic.address:
                 things.append(("address", entry.nic.network, entry.nic.address))
             return things
+        case MetalEntry():
+            return [("BMC", entry.bmc.address), ("address", entry.nic.network, entry.nic.address)]
         case ClusterEntry() if entry.endpoint_type == "vrrp":
             return [
                 ("address", entry.network, entry.endpoint),

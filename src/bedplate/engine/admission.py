@@ -11,16 +11,23 @@ from bedplate.model.journal import OperationRecord
 from bedplate.model.policy import Policy
 from bedplate.model.steps import (
     LANES,
+    BootDisk,
+    BootMedia,
     Bootstrap,
     DrainNode,
+    EraseDisks,
+    InspectServer,
     InstallAddons,
     MarkOutOfService,
     MigrateDomain,
     PowerOff,
+    PowerOn,
     PullImage,
     ReadPower,
+    RunTests,
     Step,
     StopDomain,
+    WriteImage,
 )
 
 # Seconds a driver has for a step before its outcome counts as unknown.
@@ -31,6 +38,13 @@ _DEADLINES: dict[type[object], float] = {
     InstallAddons: 300.0,
     ReadPower: 20.0,  # a slow BMC takes 5 s per answer, and a lost answer is asked for again
     PowerOff: 60.0,  # ordered, then read back twice
+    PowerOn: 60.0,
+    BootMedia: 300.0,  # a BMC takes its time to fetch and insert a medium
+    BootDisk: 180.0,
+    InspectServer: 600.0,
+    RunTests: 6 * 3600.0,  # a burn-in takes hours; it tells of its progress meanwhile
+    WriteImage: 3600.0,
+    EraseDisks: 48 * 3600.0,  # overwriting a disk of 20 TB takes more than a day
     MarkOutOfService: 15.0,  # meanwhile its machine starts; what it saw of the node is old soon
 }
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from bedplate.checks.blueprint import Finding
 from bedplate.engine import messages as msg
 from bedplate.engine.admission import InFlight, deadline
-from bedplate.engine.diff import Next, World, beside, next_for
+from bedplate.engine.diff import beside, next_for
 from bedplate.engine.following import Following
 from bedplate.engine.gate import FOREVER, Gate
 from bedplate.engine.milestones import milestones
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
+from bedplate.engine.wanted import Next, World
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import (
     AnyEntry,
@@ -178,7 +179,8 @@ class Engine:
             self._seen_anew(view, touched)
         if full and source.startswith("agent/"):
             # Absence counts only from now on: all machines of that server are looked at anew.
-            machines = self.index.by_server.get(ServerName(source.removeprefix("agent/")), set())
+            name = ServerName(source.removeprefix("agent/"))
+            machines = {*self.index.by_server.get(name, ()), key("metal", name)}
             self._look.update(machines)
             self._look.update(key("machine", o.value.uid) for o in observations if isinstance(o.value, DomainView))
             self._news(machines)

@@ -6,7 +6,7 @@ from typing import Any
 
 from bedplate.engine.engine import Engine
 from bedplate.engine.status import AGENT_AWAY, machine_phase, timestamp
-from bedplate.model.blueprint import ClusterEntry, MachineEntry
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.report import Rejection
 
@@ -24,6 +24,8 @@ _REFUSED = {
     Rejection.SAME_DOMAIN: "is in a failure domain that already has one",
     Rejection.MAINTENANCE: "is in maintenance",
     Rejection.UNHEALTHY: "has hardware that is failing",
+    Rejection.NOT_AVAILABLE: "is not available: `bedplate get servers` shows what it is at",
+    Rejection.NO_ROOT_DISK: "has no disk that is large enough, well, told apart by its serial number and as asked for",
     Rejection.AFFINITY: "is not where those are that this one must be with",
     Rejection.BUSY: "has enough machines coming or going right now, or is where it is",
 }
@@ -104,6 +106,9 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.append(f"has Kubernetes {entry.version} and the address {entry.endpoint}:{entry.port}")
     elif k.startswith("server/"):
         out.extend(_about_server(engine, ServerName(k.partition("/")[2])))
+        out.extend(_about(engine, key("metal", k.partition("/")[2])))
+    elif isinstance(entry, MetalEntry):
+        out.append(f"is a bare server, {entry.state} since {timestamp(entry.since)}, because {entry.reason}")
     for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
     upcoming = engine.next.get(k)
@@ -121,7 +126,8 @@ def _about(engine: Engine, k: Key) -> list[str]:
 
 
 def _about_server(engine: Engine, name: ServerName) -> list[str]:
-    out = _about_agent(engine, name)
+    bare = engine.blueprint.metal(name)
+    out = _about_agent(engine, name) if bare is None or bare.state == "deployed" else []
     lost = engine.blueprint.server(name)
     if lost is not None:
         how = "its leases and its watchdog's time" if lost.by == "lease" else "its power, read back as off"

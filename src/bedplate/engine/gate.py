@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable
 
 from bedplate.engine.admission import InFlight, backoff, bounds
-from bedplate.engine.diff import Next
+from bedplate.engine.wanted import Next
 from bedplate.model.attempts import Attempt
 from bedplate.model.ids import Key
 from bedplate.model.policy import Policy

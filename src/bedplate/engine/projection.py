@@ -96,6 +96,8 @@ class Projection:
     def _widen(self, engine: Engine, dirty: set[Key]) -> None:
         for k in tuple(dirty):
             entry = engine.blueprint.entries.get(k)
+            if k.startswith("metal/"):
+                dirty.add(key("server", k.partition("/")[2]))
             if isinstance(entry, MachineEntry):
                 dirty.add(entry.owner)
                 if entry.cluster:

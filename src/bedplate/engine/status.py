@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from bedplate.engine.diff import is_node_of
+from bedplate.engine import status_metal
+from bedplate.engine.wanted import is_node_of
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, ServerName, cluster_key, key
 from bedplate.model.inventory import DomainView, ServerView
@@ -37,6 +37,7 @@ from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.model.quantity import format_mib, rough_mib
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
+from bedplate.model.times import timestamp
 from bedplate.model.whereabouts import domain_of
 
 if TYPE_CHECKING:
@@ -46,11 +47,6 @@ CLUSTER_LABEL = "bedplate.dev/cluster"
 POOL_LABEL = "bedplate.dev/pool"
 ROLE_LABEL = "bedplate.dev/role"
 AGENT_AWAY = "its agent is not connected"
-
-
-def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with whole seconds, as Kubernetes writes it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _ready(ok: bool, reason: str, message: str, generation: int) -> tuple[Condition, ...]:
@@ -319,7 +315,12 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
         message = f"{view.error}; {said}" if view.error and view.error != AGENT_AWAY else said
         if view.error and AGENT_AWAY not in view.error:
             message = f"{view.error}; {message}"
-    found = list(_ready(ok, reason, message, generation))
+    bare = engine.blueprint.metal(view.server)
+    if lost is None and (bare is not None or _is_bare(s, view)):
+        phase, ready = status_metal.conditions(engine, s, bare)
+        found = [ready]
+    else:
+        found = list(_ready(ok, reason, message, generation))
     if s.spec.maintenance is not None:
         empty = machines == 0
         said = "no machine is left on it" if empty else f"{machines} machines are still on it"
@@ -350,6 +351,11 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
     return phase, tuple(found)
 
 
+def _is_bare(s: Server, view: ServerView) -> bool:
+    """It is declared as a bare server: nothing of a hypervisor was ever seen on it."""
+    return s.spec.bmc is not None and s.spec.role != "hypervisor" and not view.host_uuid
+
+
 def server(engine: Engine, s: Server) -> ServerStatus:
     """A server is Ready when its agent is connected and libvirt answers."""
     name = ServerName(s.metadata.name)
@@ -377,6 +383,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
             PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib)) for p in view.pools
         ),
         bridges=view.bridges,
+        metal=status_metal.metal(engine, bare) if (bare := engine.blueprint.metal(name)) is not None else None,
     )
 
 

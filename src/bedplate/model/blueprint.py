@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, Revision, ServerName, key
-from bedplate.model.metal import Hardware
+from bedplate.model.metal import Erased, Hardware, ServerTests, Suite
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -214,14 +214,12 @@ class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
 
 
 MetalState = Literal[
-    "accepted",
     "inspecting",
     "testing",
     "available",
     "deploying",
     "deployed",
     "erasing",
-    "rescue",
     "retired",
     "quarantined",
 ]
@@ -230,7 +228,7 @@ MetalState = Literal[
 class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """A bare server that a person accepted: where it is in its life, and what is to run on it.
 
-    Power, maintenance and role are other things. How states follow each other is `lifecycle.METAL`.
+    Power, maintenance and role are other things. How states follow each other is `lifecycle.METAL_STATES`.
     """
 
     server: ServerName
@@ -246,17 +244,22 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """Which boot of the RAM system is wanted: each is started once, with an identity of its own."""
     hardware: Hardware | None = None
     """As it was inspected last."""
-    inspected: str = ""
-    tested: str = ""
-    erased: str = ""
-    """The request (`bedplate.dev/...` annotation's value) that was done last of each kind."""
-    suite: Literal["quick", "burn-in"] = "quick"
+    tests: ServerTests | None = None
+    """As it was tested last."""
+    erased: Erased | None = None
+    """The certificates of its last erasure."""
+    asked: tuple[tuple[str, str], ...] = ()
+    """Requests that were taken up, `(kind, value of its annotation)`: each value is done once."""
+    suite: Suite = "quick"
+    """What `testing` runs."""
     machine: MachineUid = MachineUid("")
     """What it is claimed by, from `deploying` on until it is erased."""
     root_disk: str = ""
     """Serial number of the disk that the machine is written to."""
     written: bool = False
     """The machine's disk was written and read back."""
+    then: Literal["available", "retired"] = "available"
+    """What `erasing` ends in."""
     tries: int = 0
     """Boots of the RAM system or of the disk in this state that led to nothing."""
     reason: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import ClusterEntry, MachineEntry
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import Epoch, Generation, OperationId
 from bedplate.model.steps import Bootstrap, Done, Failed, Refused, Step, StepResult, Unknown
 
@@ -71,7 +71,7 @@ def begun(history: Attempt, step: Step, now: float) -> Attempt:
 
 def generation_of(step: Step) -> Generation:
     """Generation of the entry that the step acts for, 0 where there is none."""
-    for part in (getattr(step, "machine", None), getattr(step, "cluster", None), step):
-        if isinstance(part, MachineEntry | ClusterEntry):
+    for part in (getattr(step, n, None) for n in ("entry", "machine", "cluster")):
+        if isinstance(part, MetalEntry | MachineEntry | ClusterEntry):
             return part.generation
     return getattr(step, "generation", Generation(0))

@@ -104,6 +104,42 @@ def diagram() -> str:
     return "\n".join(lines)
 
 
+METAL_STATES: dict[tuple[str, str], str] = {
+    ("enrolled", "inspecting"): "a person accepted it",
+    ("inspecting", "testing"): "its hardware is known",
+    ("testing", "available"): "no test failed",
+    ("testing", "quarantined"): "a test failed",
+    ("inspecting", "quarantined"): "the RAM system did not start, or the server has no disk that can be told apart",
+    ("available", "inspecting"): "a person asked for it",
+    ("available", "testing"): "a person asked for it",
+    ("available", "erasing"): "a person asked for it, or retires it",
+    ("available", "deploying"): "a pool claims it",
+    ("deploying", "deployed"): "the disk was written and read back, and the node on it reports",
+    ("deploying", "erasing"): "its machine is not wanted any more",
+    ("deploying", "available"): "the same, and its disks need no erasing",
+    ("deploying", "quarantined"): "it did not come up after several tries",
+    ("deployed", "erasing"): "its machine has left its cluster, as its user wished",
+    ("deployed", "available"): "the same, and its disks need no erasing",
+    ("deployed", "quarantined"): "its machine was given up after a failure: what is on its disks is kept",
+    ("erasing", "available"): "every disk was read back blank",
+    ("erasing", "retired"): "the same, and a person retires it",
+    ("erasing", "quarantined"): "a disk could not be proven to be blank",
+    ("testing", "erasing"): "a person retires it",
+    ("quarantined", "inspecting"): "a person asked for it",
+    ("quarantined", "testing"): "a person asked for it",
+    ("quarantined", "erasing"): "a person released what is on its disks, or retires it",
+    ("retired", "inspecting"): "a person takes it back into service",
+}
+"""How a bare server's state may change, and on what. `enrolled`: declared, and accepted by nobody yet."""
+
+
+def metal_diagram() -> str:
+    """The table of bare servers' states as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> enrolled"]
+    lines.extend(f"    {old} --> {new}: {why}" for (old, new), why in METAL_STATES.items())
+    return "\n".join(lines)
+
+
 STANDINGS: dict[tuple[str, str], str] = {
     ("well", "suspect"): "its agent is not heard of, and machines are on it",
     ("suspect", "fence"): "a second channel says that it is dead, or nobody reaches what runs there",

@@ -24,6 +24,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """kubeadm init or join; 106 s seen under software emulation."""
     node_timeout: float = 300.0
     """From a finished join to Ready."""
+    metal_boot_timeout: float = 1800.0
+    """From a bare server's power-on to the agent in its RAM system or on its disk: firmware that trains much memory and
+    tests its cards takes over 15 min."""
+    metal_tries: int = 3
+    """Boots of a bare server that lead to nothing before it is quarantined."""
+    metal_return: float = 900.0
+    """Seconds that a dead server which is a node has, switched on again, before its node is replaced on another."""
     boot_limit: int = 3
     """Starts of a domain that died, within `boot_window`, before it is replaced."""
     boot_window: float = 3600.0

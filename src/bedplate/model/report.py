@@ -28,6 +28,8 @@ class Rejection(StrEnum):
     UNHEALTHY = "HardwareFailing"
     BUSY = "EnoughMovesAlready"
     AFFINITY = "AffinityNotMet"
+    NOT_AVAILABLE = "NotAvailable"
+    NO_ROOT_DISK = "NoFittingDisk"
 
 
 class Waiting(StrEnum):
@@ -69,6 +71,8 @@ class Waiting(StrEnum):
     MAINTENANCE = "Maintenance"
     RECOMMENDED = "MovesRecommended"
     BALANCED = "Balanced"
+    METAL = "BareServer"
+    QUARANTINED = "Quarantined"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -224,6 +224,7 @@ class Index:
         units: set[Unit] = set(spec.clusters) | set(spec.virtual_machines)
         units.update(key("cluster", c) for c, pools in self.pools_of.items() if pools)
         units.update(key("server", name) for name, machines in self.by_server.items() if machines)
+        units.update(key("metal", s.metadata.name) for s in spec.servers.values() if s.spec.accepted)
         units.add(FLEET)
         for entry in self.entries.values():
             units.add(self.unit_of(entry) if isinstance(entry, MachineEntry) else entry.key)

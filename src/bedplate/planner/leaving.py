@@ -11,6 +11,7 @@ from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
+from bedplate.planner import metal
 from bedplate.planner.context import Planning
 from bedplate.planner.scope import Scope
 
@@ -103,6 +104,9 @@ def _to_remove(p: Planning, m: MachineEntry, sentence: str) -> MachineEntry:
 
 def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
     """Drop the entry where nothing of the machine is left, or say what still is."""
+    if m.substrate == "metal":
+        _given_back(p, m)
+        return
     if p.dead(m.server) and _given_up_with(p, m):
         p.drop(m.key, f"{m.name} is gone: {m.server} died and was deleted")
         return
@@ -120,6 +124,18 @@ def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
     if m.retain_disk and _is_retained(p, m):
         _retain(p, m)
     p.drop(m.key, f"{m.name} is gone from {m.server}")
+
+
+def _given_back(p: Planning, m: MachineEntry) -> None:
+    """A bare server's machine is gone once the server is known to run something else, or nothing."""
+    if p.busy(m.key):
+        p.wait(m.key, Waiting.STEP, "a step on it is still running")
+    elif metal.ended(p, m) and metal.has_left(p, m):
+        p.drop(m.key, f"{m.name} is gone from {m.server}")
+        p.round_changed.add(key("metal", m.server))
+    else:
+        p.round_changed.add(key("metal", m.server))
+        p.wait(m.key, Waiting.METAL, f"it goes once {m.server} is known not to run it any more")
 
 
 def _given_up_with(p: Planning, m: MachineEntry) -> bool:

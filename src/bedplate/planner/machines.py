@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import msgspec
 
@@ -37,11 +38,16 @@ def differs(m: MachineEntry, shape: MachineShape, image: ImageRef | None, versio
 
     Without a named image, a newer one of the same version is no difference: an import moves nothing by itself.
     """
+    if m.substrate != shape.substrate and shape.substrate != "auto":
+        return f"it is on {m.substrate}, not on {shape.substrate}"
     if m.version != version:
         return f"it has Kubernetes {m.version}, not {version}"
     if shape.image and image is not None and m.image != image:
         return f"its image is not what {image.name} is now"
     size = size_of(shape, m.image)
+    if m.substrate == "metal":
+        small = m.cpu < size.cpu or m.memory_mib < size.memory_mib
+        return f"its server has {m.cpu} CPUs and {m.memory_mib} MiB, less than declared" if small else ""
     if (m.cpu, m.memory_mib) != (size.cpu, size.memory_mib):
         return f"it has {m.cpu} CPUs and {m.memory_mib} MiB, not {size.cpu} and {size.memory_mib}"
     if m.disk_mib != size.disk_mib:
@@ -108,10 +114,18 @@ def request(
     )
 
 
-def create(p: Planning, mold: Mold, place: Place, reason: str, address: str = "") -> MachineEntry | None:
+def create(
+    p: Planning,
+    mold: Mold,
+    place: Place,
+    reason: str,
+    address: str = "",
+    mac: str = "",
+    substrate: Literal["vm", "metal"] = "vm",
+) -> MachineEntry | None:
     """Make a machine's entry at that place; None (and a wait on the owner) where the network is full.
 
-    `address`: a fixed one; empty: the next free one.
+    `address`, `mac`: fixed ones; empty: the next free address, a MAC address of its own.
     """
     network = p.index.network(mold.network)
     address = address or network.free_address()
@@ -128,6 +142,7 @@ def create(p: Planning, mold: Mold, place: Place, reason: str, address: str = ""
         owner=mold.owner,
         cluster=mold.cluster,
         role=mold.role,  # type: ignore[arg-type]
+        substrate=substrate,
         server=place.server,
         cpu=mold.size.cpu,
         memory_mib=mold.size.memory_mib,
@@ -135,7 +150,7 @@ def create(p: Planning, mold: Mold, place: Place, reason: str, address: str = ""
         disk_pool=place.disk_pool,
         image=mold.image,
         version=mold.version,
-        nic=addresses.nic(network, uid, _free_mac(p, uid), address),
+        nic=addresses.nic(network, uid, mac or _free_mac(p, uid), address),
         reason=reason,
         created=p.now,
         replaces=lost.pop(0) if lost else MachineUid(""),

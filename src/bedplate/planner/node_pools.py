@@ -12,7 +12,7 @@ from bedplate.model.ids import Key
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
-from bedplate.planner import control_plane, machines, maintain, rollout, spare, versions
+from bedplate.planner import control_plane, machines, maintain, metal_pools, rollout, spare, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -72,8 +72,8 @@ def grow(p: Planning, unit: Key) -> None:
         owner = object_key(pool)
         if s.entry is None or not s.wanted:
             _wait_for_cluster(p, s, owner, pool)
-        elif pool.spec.machine.substrate != "vm":
-            said = f"substrate {pool.spec.machine.substrate} is not supported yet; use vm"
+        elif pool.spec.machine.substrate == "auto":
+            said = f"substrate {pool.spec.machine.substrate} is not supported yet; use vm or metal"
             p.wait(owner, Waiting.NOT_BUILT, said)
         else:
             _grow_pool(p, s, owner, pool)
@@ -114,8 +114,12 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
         why = f"pool {pool.metadata.name} is rolled out: {next(iter(old.values()))}"
     replaces = any(m.owner == owner and m.desired != "run" for m in s.machines)
     for i in range(missing):
-        r = machines.request(mold, on_servers, in_domains)
         what = f"{missing - i} of {pool.spec.replicas} machines are not placed"
+        if pool.spec.machine.substrate == "metal":
+            if metal_pools.claim(p, mold, in_domains, what, why) is None:
+                return
+            continue
+        r = machines.request(mold, on_servers, in_domains)
         place = spare.place(p, owner, r, what, replaces=bool(old) or replaces)
         if place is None:
             return

@@ -21,6 +21,7 @@ from bedplate.planner import (
     deletion,
     leaving,
     maintain,
+    metal,
     node_pools,
     recover,
     rescue,
@@ -119,6 +120,8 @@ def _let_go(p: Planning, unit: Unit) -> None:
             leaving.advance_machines(p, unit)
         case "server":
             servers.judge(p, unit)
+        case "metal":
+            metal.advance(p, unit)
         case "fleet":
             rescue.rescue(p)
         case "balance":
@@ -169,9 +172,12 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
         case "server" | "bmc":
             name, k = ServerName(rest), key("server", rest)
             mine = {k} if index.by_server.get(name) or k in index.entries else set[Unit]()
+            mine |= _bare(inp, index, name)
             if not index.refresh_server(inp.spec, inp.inventory, name):
                 return mine | index.waiters  # only free space is new, which nobody asks for who is placed
             return {*mine, *index.units_on(name), *index.waiters, FLEET}
+        case "metal":
+            return _bare(inp, index, ServerName(rest))
         case "lease":
             return _known(inp, index, key("server", rest.split("/")[0]))
         case "load":
@@ -190,6 +196,13 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
             uid = MachineUid(rest.rpartition("/")[2])
             unit = index.unit_of_uid(uid)
             return ({unit} if unit is not None else set()) | _known(inp, index, key("retained-disk", uid))
+
+
+def _bare(inp: PlanInput, index: Index, name: ServerName) -> set[Unit]:
+    """The unit of a bare server that a person accepted, or that still has its entry."""
+    declared = inp.spec.servers.get(key("server", name))
+    mine = index.metal(name) is not None or (declared is not None and metal.wanted(declared))
+    return {key("metal", name)} if mine else set()
 
 
 def _known(inp: PlanInput, index: Index, unit: Unit) -> set[Unit]:

@@ -95,6 +95,8 @@ def _being_replaced(s: Scope, failed: set[MachineUid]) -> int:
 
 def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """What the machine's condition asks for; None: nothing, or nothing that is known well enough."""
+    if m.substrate == "metal" and (bare := _on_metal(p, m)) is not None:
+        return bare if isinstance(bare, Verdict) else None
     if p.ended(m):
         return _of_dead_server(p, m)
     if not p.usable(m.server):
@@ -112,6 +114,32 @@ def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     if d.boot >= m.boot:
         return _died(p, m, d)
     return _given_up(p, m, confirmed=True)
+
+
+def _on_metal(p: Planning, m: MachineEntry) -> Verdict | Literal["wait"] | None:
+    """What a bare server's state says of its machine; None: it is up, and is judged as any other."""
+    entry = p.index.metal(m.server)
+    if entry is None or entry.machine != m.uid:
+        return Verdict("replace", f"{m.server} is not its server any more", disk=False)
+    if entry.state == "quarantined":
+        return Verdict("replace", f"{m.server} is quarantined: {entry.reason}", disk=m.joined)
+    if entry.state != "deployed":
+        p.wait(m.key, Waiting.METAL, f"{m.server} is {entry.state}: {entry.reason}")
+        return "wait"
+    if p.ended(m):
+        lost = p.lost(m.server)
+        assert lost is not None
+        at = lost.confirmed + p.policy.metal_return
+        if at <= p.now:
+            return Verdict("replace", f"its server {m.server} is dead and did not come back")
+        p.at(at)
+        p.wait(m.key, Waiting.DEAD, f"{m.server} is dead and is switched on again; its node is replaced if that fails")
+        return "wait"
+    seen = p.domain(m)
+    if p.usable(m.server) and (seen is None or seen.value.state != "running"):
+        p.wait(m.key, Waiting.METAL, f"{m.server} runs something else than {m.name}")
+        return "wait"
+    return None
 
 
 def _of_dead_server(p: Planning, m: MachineEntry) -> Verdict | None:
@@ -164,7 +192,8 @@ def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict
         return None
     guest = "its guest answers" if d.guest_agent else "its guest does not answer"
     said = f"its node is NotReady for {p.policy.not_ready_limit / 60:.0f} min, and {guest}"
-    action = "restart" if not restarts(p, m) or m.role == "control-plane" else "replace"
+    again = m.substrate == "vm" and (not restarts(p, m) or m.role == "control-plane")
+    action = "restart" if again else "replace"
     return Verdict(action, said, confirmed=False)
 
 

@@ -63,6 +63,11 @@ def judge(p: Planning, unit: Key) -> None:
     """Look at one server."""
     name = ServerName(unit.partition("/")[2])
     entry = p.lost(name)
+    bare = p.index.metal(name)
+    if bare is not None and bare.state != "deployed":
+        if entry is not None and not p.busy(unit):
+            p.drop(unit, f"{name} is {bare.state}: its agent comes and goes with what is done to it")
+        return
     seen = p.inventory.server(name)
     if seen is not None and seen.value.connected:
         if entry is not None:

@@ -43,9 +43,39 @@ class Maintenance(Wire, frozen=True):
     """RFC 3339; from then on it counts as over."""
 
 
+class RootDisk(Wire, frozen=True):
+    """Which disk a bare server is deployed to: all that is given must fit. Of several the smallest with room is taken,
+    one without moving parts before others."""
+
+    serial: str = ""
+    wwn: str = ""
+    model: str = ""
+    """A part of it is enough."""
+    transport: str = ""
+    """`nvme`, `sata`, `sas` ..."""
+    min_size: str = ""
+
+
+class Metal(Wire, frozen=True):
+    """How a bare server is dealt with once it is accepted."""
+
+    network: str = ""
+    """Name of the Network that it boots the RAM system in; empty where there is one only."""
+    boot_mac: str = ""
+    """MAC address of the interface on that network; empty: the first by which the controller answers."""
+    root_disk: RootDisk = RootDisk()
+    erase: bool = True
+    """Erase all its disks when a machine has left it. False: what is on them stays until it is overwritten."""
+    retired: bool = False
+    """True: it is erased, switched off, and taken by nothing any more."""
+
+
 class ServerSpec(Wire, frozen=True):
     role: ServerRole = "free"
     bmc: Bmc | None = None
+    accepted: bool = False
+    """True: a person has released it. Only then is it booted by Bedplate, and its disks may be overwritten."""
+    metal: Metal = Metal()
     failure_domain: dict[str, str] = {}
     """A label path, such as `{room: a, rack: r1, power: a1}`."""
     unschedulable: bool = False
@@ -65,6 +95,52 @@ class PoolStatus(Wire, frozen=True):
     free: str = ""
 
 
+class DiskStatus(Wire, frozen=True):
+    """A bare server's disk, as it was inspected."""
+
+    serial: str
+    size: str = ""
+    transport: str = ""
+    model: str = ""
+    rotational: bool = False
+    health: str = ""
+
+
+class ErasureStatus(Wire, frozen=True):
+    """One disk's certificate of erasure."""
+
+    serial: str
+    method: str = ""
+    erased: bool = False
+    checked: str = ""
+    """How much of it was read back as blank."""
+    time: str = ""
+
+
+class MetalStatus(Wire, frozen=True):
+    """A bare server's life."""
+
+    state: str = ""
+    since: str = ""
+    machine: str = ""
+    """Name of the machine that it is claimed by."""
+    root_disk: str = ""
+    task: str = ""
+    progress: str = ""
+    vendor: str = ""
+    product: str = ""
+    serial: str = ""
+    cpus: int = 0
+    memory: str = ""
+    disks: tuple[DiskStatus, ...] = ()
+    macs: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    """`cpu passed 1200 events/s`, one for each test."""
+    erasures: tuple[ErasureStatus, ...] = ()
+    """Of its last erasure."""
+
+
 class ServerStatus(Status, frozen=True):
     host_uuid: str = ""
     address: str = ""
@@ -79,6 +155,8 @@ class ServerStatus(Status, frozen=True):
     """As its BMC said last; empty: it has none, or is not reached."""
     disk_pools: tuple[PoolStatus, ...] = ()
     bridges: tuple[str, ...] = ()
+    metal: MetalStatus | None = None
+    """Of a server that was accepted."""
 
 
 class Server(BedplateObject, frozen=True):

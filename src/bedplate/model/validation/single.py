@@ -318,6 +318,21 @@ def _server(s: Server) -> Iterator[Fault]:
     yield from _maintenance(s.spec.maintenance.until if s.spec.maintenance is not None else None)
     if s.spec.bmc is not None:
         yield from _bmc(s.spec.bmc)
+    yield from _metal(s)
+
+
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
+
+
+def _metal(s: Server) -> Iterator[Fault]:
+    m = s.spec.metal
+    if s.spec.accepted and s.spec.bmc is None:
+        said = "is missing: a bare server is booted through its BMC; give spec.bmc, or accepted: false"
+        yield Fault("spec.bmc", said, "FieldValueRequired")
+    if m.boot_mac and not _MAC.fullmatch(m.boot_mac):
+        yield Fault("spec.metal.bootMac", f"{m.boot_mac!r} is not like 52:54:00:12:ab:cd (lower case)")
+    if m.root_disk.min_size:
+        yield from size("spec.metal.rootDisk.minSize", m.root_disk.min_size)
 
 
 def _bmc(b: Bmc) -> Iterator[Fault]:

@@ -199,6 +199,8 @@ def _server(s: Server, world: World) -> Iterator[Fault]:
     if s.spec.bmc is not None:
         credentials = s.spec.bmc.credentials
         yield from _reference("spec.bmc.credentials.secret", "Secret", credentials.secret, credentials.namespace, world)
+    if s.spec.metal.network:
+        yield from _reference("spec.metal.network", "Network", s.spec.metal.network, "", world)
 
 
 def in_use(obj: Object, world: World) -> str | None:

@@ -1,0 +1,105 @@
+"""The rules asked of bare servers: what nobody released is not written or erased, one machine writes one disk.
+
+Gives what is wrong as `(rule, sentence)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bedplate.checks.tables import Tables
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.ids import key
+from bedplate.model.lifecycle import METAL_STATES
+from bedplate.planner.plan import PlanInput
+
+Wrong = tuple[str, str]
+
+
+def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) -> Iterator[Wrong]:
+    """What is wrong with a new or changed bare server."""
+    declared = inp.spec.servers.get(key("server", new.server))
+    before = old.state if old is not None else "enrolled"
+    if before != new.state and not _may_follow(before, new.state):
+        yield "4", f"it would go from {before} to {new.state}"
+    if declared is None or not declared.spec.accepted or declared.metadata.uid != new.uid:
+        yield "3", "nobody accepted it, so it is not to be booted"
+    if old is not None and new.run < old.run:
+        yield "5", "the number of its boot would go back"
+    m = t.entries.get(key("machine", new.machine)) if new.machine else None
+    mine = isinstance(m, MachineEntry) and m.server == new.server
+    if new.state in {"deploying", "deployed"} and before in {"available", "enrolled"} and not mine:
+        yield "1", "it would be written for no machine that is planned there"
+    if new.state == "deploying":
+        disk = new.hardware.disk(new.root_disk) if new.hardware is not None else None
+        if disk is None:
+            yield "3", f"it would be written to a disk {new.root_disk!r} that can't be told apart from others"
+    if old is not None and old.state in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
+        yield from _released(inp, t, old)
+
+
+def _may_follow(before: str, after: str) -> bool:
+    """The table's, or several of its steps in one planning."""
+    seen, ahead = {before}, [before]
+    while ahead:
+        at = ahead.pop()
+        for old, new in METAL_STATES:
+            if old == at and new == after:
+                return True
+            if old == at and new not in seen and new not in {"available", "quarantined", "retired"}:
+                seen.add(new)
+                ahead.append(new)
+    return False
+
+
+def _released(inp: PlanInput, t: Tables, old: MetalEntry) -> Iterator[Wrong]:
+    """Rule 3: what a machine wrote is erased only where its user let the machine go, and it has left its cluster."""
+    m = t.entries.get(key("machine", old.machine))
+    if not isinstance(m, MachineEntry):
+        return  # it was dropped, which was checked then
+    if m.desired != "remove":
+        yield "3", f"{m.name} is still wanted there"
+    elif m.retain_disk:
+        yield "9", f"the disk of {m.name}, which was given up after a failure, would not be kept"
+    cluster = t.entries.get(key("cluster", m.cluster))
+    node = inp.inventory.node(m.cluster, m.name)
+    there = node is not None and node.value.present and node.value.machine in {"", m.uid}
+    if isinstance(cluster, ClusterEntry) and cluster.desired == "present" and m.joined and there:
+        yield "7", f"{m.name} is still a node of its cluster"
+
+
+def misplaced(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEntry) -> Iterator[Wrong]:
+    """What is wrong with where a machine on a bare server is."""
+    entry = t.entries.get(key("metal", new.server))
+    if old is not None:
+        if old.server != new.server or new.source:
+            yield "1", f"it would move from {old.server}: a bare server's machine never moves"
+        return
+    if not isinstance(entry, MetalEntry) or entry.machine != new.uid or entry.state != "deploying":
+        yield "placement", f"bare server {new.server} is not claimed for it"
+    declared = inp.spec.servers.get(key("server", new.server))
+    if declared is None or declared.spec.role == "hypervisor" or declared.spec.unschedulable:
+        yield "placement", f"server {new.server} does not take nodes"
+
+
+def still_there(inp: PlanInput, t: Tables, old: MachineEntry) -> Iterator[Wrong]:
+    """What keeps the entry of a bare server's machine: it may still run."""
+    entry = t.entries.get(key("metal", old.server))
+    if not isinstance(entry, MetalEntry) or entry.machine != old.uid:
+        return
+    seen, bmc = inp.inventory.server(old.server), inp.inventory.bmc(old.server)
+    other = seen is not None and seen.value.connected and seen.value.system == "ram" and seen.value.run >= entry.run
+    off = bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since
+    lost = t.entries.get(key("server", old.server))
+    dead = isinstance(lost, ServerEntry) and lost.standing == "dead" and lost.by == "power"
+    if entry.state in {"deploying", "deployed"} or not (other or off or dead):
+        yield "1", f"that it does not run on {old.server} any more is not confirmed"
+    if any(a.running for a in inp.attempts.get(old.key, {}).values()):
+        yield "4", "a step on it is still running"
+
+
+def let_go(t: Tables, old: MetalEntry) -> Iterator[str]:
+    """What keeps the entry of a bare server."""
+    m = t.entries.get(key("machine", old.machine)) if old.machine else None
+    if isinstance(m, MachineEntry) and m.server == old.server:
+        yield f"{old.server} still has machine {m.name}"

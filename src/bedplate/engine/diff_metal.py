@@ -1,0 +1,98 @@
+"""From a bare server's entry, and a machine's on one, to the step that may run now. Pure, as `diff`.
+
+Each state of the server asks for one system on it: the RAM system in the boot that planning numbered, the disk that was
+written, or none.
+"""
+
+from __future__ import annotations
+
+from bedplate.engine.diff_nodes import drained, joined, leave_behind
+from bedplate.engine.wanted import SATISFIED, Next, World, attempt, domain_at, usable, wait
+from bedplate.model.blueprint import MachineEntry, MetalEntry
+from bedplate.model.inventory import MetalView
+from bedplate.model.report import Waiting
+from bedplate.model.steps import (
+    BootDisk,
+    BootMedia,
+    EraseDisks,
+    InspectServer,
+    PowerOff,
+    RunTests,
+    Step,
+    WriteImage,
+)
+
+
+def server(world: World, e: MetalEntry) -> Next:
+    """What the bare server needs next."""
+    match e.state:
+        case "inspecting" | "testing" | "erasing":
+            return _in_ram(world, e)
+        case "deploying":
+            return _from_disk(world, e) if e.written else _in_ram(world, e)
+        case "available" | "retired" | "quarantined":
+            done = attempt(world, e.key, "PowerOff", e.generation).succeeded
+            return SATISFIED if done else _step(PowerOff(entry=e), f"nothing is to run on it: {e.reason}")
+        case "deployed":
+            return SATISFIED
+
+
+def _step(step: Step, reason: str) -> Next:
+    return Next(step=step, reason=reason)
+
+
+def _ram(world: World, e: MetalEntry) -> MetalView | None:
+    """What the RAM system tells, in the boot that is wanted."""
+    seen = world.inventory.server(e.server)
+    if seen is None or seen.value.system != "ram" or seen.value.run != e.run or not usable(world, e.server):
+        return None
+    told = world.inventory.metal(e.server)
+    return told.value if told is not None and told.value.run == e.run else None
+
+
+def _in_ram(world: World, e: MetalEntry) -> Next:
+    view = _ram(world, e)
+    if view is None:
+        if attempt(world, e.key, "BootMedia", e.generation).succeeded:
+            return wait(Waiting.BOOT, f"RAM system {e.run} is starting on {e.server}")
+        return _step(BootMedia(entry=e), e.reason)
+    if e.state == "inspecting" and view.hardware is None:
+        return _step(InspectServer(entry=e), "its hardware is to be known")
+    if e.state == "testing" and (view.tests is None or view.tests.suite != e.suite):
+        return _step(RunTests(entry=e), f"the {e.suite} tests are to run")
+    if e.state == "erasing" and view.erased is None:
+        return _step(EraseDisks(entry=e), "its disks are to be blank")
+    if e.state == "deploying":
+        m = world.blueprint.machine(e.machine)
+        if m is not None and m.desired == "run" and (view.written is None or view.written.uid != m.uid):
+            return _step(WriteImage(entry=e, machine=m), f"{m.name} is to be on disk {e.root_disk}")
+    return SATISFIED
+
+
+def _from_disk(world: World, e: MetalEntry) -> Next:
+    seen = world.inventory.server(e.server)
+    if seen is not None and seen.value.system == "node" and usable(world, e.server):
+        return SATISFIED
+    if attempt(world, e.key, "BootDisk", e.generation).succeeded:
+        return wait(Waiting.BOOT, f"{e.server} is starting from disk {e.root_disk}")
+    return _step(BootDisk(entry=e), "what was written is to run")
+
+
+def machine(world: World, m: MachineEntry) -> Next:
+    """What a machine on a bare server needs next: it joins and leaves as any, the rest is its server's business."""
+    e = world.blueprint.metal(m.server)
+    mine = e is not None and e.machine == m.uid
+    node = world.inventory.server(m.server)
+    runs = mine and usable(world, m.server) and node is not None and node.value.system == "node"
+    cluster = world.blueprint.cluster(m.cluster)
+    match m.desired:
+        case "run" if not runs:
+            return wait(Waiting.METAL, f"server {m.server} is {e.state if mine and e is not None else 'not its own'}")
+        case "run":
+            return joined(world, m, domain_at(world, m))
+        case "drain" if cluster is not None and cluster.desired == "present":
+            return drained(world, cluster, m)
+        case "remove" if cluster is not None and cluster.desired == "present":
+            return leave_behind(world, cluster, m) or SATISFIED
+        case _:
+            return SATISFIED

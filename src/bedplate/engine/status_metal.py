@@ -1,0 +1,97 @@
+"""What a bare server's status says: where it is in its life, its hardware, tests and erasures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bedplate.model.blueprint import MetalEntry
+from bedplate.model.ids import key
+from bedplate.model.kinds.infrastructure import DiskStatus, ErasureStatus, MetalStatus, Server
+from bedplate.model.meta import Condition
+from bedplate.model.metal import Erasure, ServerTest
+from bedplate.model.quantity import format_mib
+from bedplate.model.times import timestamp
+
+if TYPE_CHECKING:
+    from bedplate.engine.engine import Engine
+
+_GOOD = frozenset({"available", "deployed"})
+_MIB = 2**20
+
+
+def conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[str, Condition]:
+    """Phase and Ready condition of a bare server; `entry` None: nobody accepted it, or it waits to be taken on."""
+    waiting = engine.waiting.get(key("metal", s.metadata.name))
+    running = engine.flight.on(key("metal", s.metadata.name))
+    if entry is None and not s.spec.accepted:
+        phase, reason = "Enrolled", "NotAccepted"
+        message = f"nobody accepted it: `bedplate server accept {s.metadata.name}` lets it be booted and overwritten"
+    elif entry is None:
+        phase, reason = "Accepted", waiting.reason.value if waiting is not None else "Accepted"
+        message = waiting.sentence if waiting is not None else ""
+    else:
+        phase, reason = entry.state.capitalize(), entry.state.capitalize()
+        message = entry.reason
+        if running is not None and entry.state not in _GOOD:
+            message = f"{running.step.name}: {running.reason}"
+        elif waiting is not None:
+            reason, message = waiting.reason.value, waiting.sentence
+    ok = entry is not None and entry.state in _GOOD
+    ready = Condition(
+        type="Ready",
+        status="True" if ok else "False",
+        reason=reason,
+        message=message,
+        observed_generation=s.metadata.generation,
+    )
+    return phase, ready
+
+
+def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
+    """All of it."""
+    seen = engine.inventory.inventory.metal(entry.server)
+    view = seen.value if seen is not None and seen.value.run == entry.run else None
+    hardware, m = entry.hardware, engine.blueprint.machine(entry.machine)
+    return MetalStatus(
+        state=entry.state,
+        since=timestamp(entry.since),
+        machine=m.name if m is not None else "",
+        root_disk=entry.root_disk,
+        task=view.task if view is not None else "",
+        progress=f"{view.progress:.0%}" if view is not None and view.task else "",
+        vendor=hardware.vendor if hardware is not None else "",
+        product=hardware.product if hardware is not None else "",
+        serial=hardware.serial if hardware is not None else "",
+        cpus=hardware.threads if hardware is not None else 0,
+        memory=format_mib(hardware.memory_mib) if hardware is not None else "",
+        disks=tuple(
+            DiskStatus(
+                serial=d.serial,
+                size=format_mib(d.size // _MIB),
+                transport=d.transport,
+                model=d.model,
+                rotational=d.rotational,
+                health=d.health,
+            )
+            for d in (hardware.disks if hardware is not None else ())
+        ),
+        macs=tuple(n.mac for n in (hardware.nics if hardware is not None else ())),
+        problems=hardware.problems if hardware is not None else (),
+        tests=tuple(_test(t) for t in (entry.tests.tests if entry.tests is not None else ())),
+        erasures=tuple(_erasure(d) for d in (entry.erased.disks if entry.erased is not None else ())),
+    )
+
+
+def _test(t: ServerTest) -> str:
+    value = f" {t.value:g} {t.unit}".rstrip() if t.unit else ""
+    return f"{t.name} {t.verdict}{value}" + (f": {t.detail}" if t.detail else "")
+
+
+def _erasure(d: Erasure) -> ErasureStatus:
+    return ErasureStatus(
+        serial=d.serial,
+        method=d.method,
+        erased=d.erased,
+        checked=format_mib(d.checked // _MIB),
+        time=timestamp(d.ended) if d.ended else "",
+    )

@@ -1,0 +1,384 @@
+"""The life of a bare server that a person accepted: inspected, tested, claimed, deployed, erased, given back.
+
+Each state asks for one system on the server; what it reports leads to the next state. What can't be proven, or holds
+what nobody released, ends in quarantine and is named. Who claims it is decided in `metal_pools`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bedplate.model.blueprint import BmcRef, MachineEntry, MetalEntry, MetalState
+from bedplate.model.ids import Key, MachineUid, ServerName, key
+from bedplate.model.inventory import MetalView
+from bedplate.model.kinds.infrastructure import Server
+from bedplate.model.metal import Suite
+from bedplate.model.report import Waiting
+from bedplate.planner import addresses
+from bedplate.planner.context import Planning
+from bedplate.planner.servers import bmc_ref
+
+REQUESTS: dict[str, MetalState] = {"inspect": "inspecting", "test": "testing", "erase": "erasing"}
+"""What a person may ask of a server that nobody uses: the annotation `bedplate.dev/<kind>`, with a value of its own."""
+ANNOTATION = "bedplate.dev/"
+SUITE = "bedplate.dev/test-suite"
+
+
+def advance(p: Planning, unit: Key) -> None:
+    """Look at one server."""
+    name = ServerName(unit.partition("/")[2])
+    declared = p.spec.servers.get(key("server", name))
+    entry = p.index.metal(name)
+    if entry is None:
+        if declared is not None and wanted(declared):
+            _take_on(p, declared)
+        return
+    if declared is None or not wanted(declared) or declared.metadata.uid != entry.uid:
+        _let_go(p, entry, declared)
+        return
+    entry = _refreshed(p, entry, declared)
+    if reason := p.paused(declared):
+        p.wait(unit, Waiting.PAUSED, f"{name} is {entry.state}; {reason}")
+        return
+    match entry.state:
+        case "inspecting":
+            _inspecting(p, entry)
+        case "testing":
+            _testing(p, entry)
+        case "available":
+            _idle(p, entry, declared)
+        case "deploying":
+            _deploying(p, entry, declared)
+        case "deployed":
+            _deployed(p, entry, declared)
+        case "erasing":
+            _erasing(p, entry)
+        case "retired":
+            if not declared.spec.metal.retired:
+                _into(p, entry, "inspecting", "it is taken back into service")
+        case "quarantined":
+            _quarantined(p, entry, declared)
+
+
+def wanted(declared: Server) -> bool:
+    """A person accepted it as a bare server, and it is not being deleted."""
+    s = declared.spec
+    return s.accepted and s.bmc is not None and s.role != "hypervisor" and not declared.metadata.deletion_timestamp
+
+
+# --- coming and going ---------------------------------------------------------------------------------------------
+
+
+def _take_on(p: Planning, declared: Server) -> None:
+    name = ServerName(declared.metadata.name)
+    unit = key("metal", name)
+    bmc = bmc_ref(declared)
+    assert bmc is not None
+    seen = p.inventory.server(name)
+    if seen is not None and seen.value.connected and seen.value.system == "hypervisor":
+        said = f"an agent runs on {name} already: what runs there is left as it is; end the agent to have it deployed"
+        p.wait(unit, Waiting.METAL, said)
+        return
+    twin = next((e for e in p.index.all_metal() if e.bmc.address == bmc.address), None)
+    if twin is not None:
+        p.wait(unit, Waiting.METAL, f"its BMC {bmc.address} is that of {twin.server}: they are one server; delete one")
+        return
+    network = declared.spec.metal.network or _only(p.index.declared_networks)
+    if network not in p.index.declared_networks:
+        said = f"network {network!r} is not declared" if network else "there is not exactly one network"
+        p.wait(unit, Waiting.NO_NETWORK, f"{said}; name one in spec.metal.network")
+        return
+    state = p.index.network(network)
+    address = state.free_address()
+    if not address:
+        p.wait(unit, Waiting.NO_ADDRESS, f"network {network} has no free address in its ranges; widen them")
+        return
+    entry = MetalEntry(
+        server=name,
+        uid=declared.metadata.uid,
+        state="inspecting",
+        since=p.now,
+        bmc=bmc,
+        nic=addresses.nic(state, MachineUid(""), declared.spec.metal.boot_mac, address),
+        asked=_requests(declared),
+        reason="a person accepted it",
+    )
+    p.put(entry, f"{name} is inspected: a person accepted it")
+
+
+def _only(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else ""
+
+
+def _let_go(p: Planning, entry: MetalEntry, declared: Server | None) -> None:
+    """It is not to be Bedplate's any more: what runs on it is left alone once no machine is planned there."""
+    if machine(p, entry) is not None:
+        said = f"{entry.server} still has a machine; it is let go once that has left"
+        p.wait(entry.key, Waiting.METAL, said)
+    elif p.busy(entry.key):
+        p.wait(entry.key, Waiting.STEP, "a step on it is still running")
+    else:
+        why = "it was deleted" if declared is None or declared.metadata.deletion_timestamp else "it is not accepted"
+        p.drop(entry.key, f"{entry.server} is let go: {why}")
+
+
+def _refreshed(p: Planning, entry: MetalEntry, declared: Server) -> MetalEntry:
+    """Follow an edit of its BMC."""
+    bmc: BmcRef | None = bmc_ref(declared)
+    assert bmc is not None
+    if bmc == entry.bmc:
+        return entry
+    return p.put(msgspec.structs.replace(entry, bmc=bmc), f"the BMC of {entry.server} was edited")
+
+
+# --- what its systems tell ----------------------------------------------------------------------------------------
+
+
+def ram(p: Planning, entry: MetalEntry) -> MetalView | None:
+    """What the RAM system tells, in the boot that is wanted; None where it is not there."""
+    seen = p.inventory.server(entry.server)
+    if seen is None or seen.value.system != "ram" or seen.value.run != entry.run or not p.usable(entry.server):
+        return None
+    told = p.inventory.metal(entry.server)
+    return told.value if told is not None and told.value.run == entry.run else None
+
+
+def machine(p: Planning, entry: MetalEntry) -> MachineEntry | None:
+    """The machine that the server is claimed by, as long as it is planned."""
+    found = p.index.entries.get(key("machine", entry.machine)) if entry.machine else None
+    return found if isinstance(found, MachineEntry) and found.server == entry.server else None
+
+
+def _into(p: Planning, entry: MetalEntry, state: MetalState, why: str, *, boot: bool = True, **fields: object) -> None:
+    """Begin a state; with `boot` in a RAM system of its own."""
+    run = entry.run + 1 if boot else entry.run
+    entry = msgspec.structs.replace(entry, state=state, since=p.now, run=run, tries=0, reason=why, **fields)
+    p.put(entry, f"{entry.server} is {state}: {why}")
+    p.freed = True  # whoever waits for a server may have it now, and whose machine was there is told
+
+
+def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
+    """Handle a boot or a task that leads to nothing; True where the server was given up.
+
+    The clock is that of the step that began it, so that a controller which was away is not taken for a slow server.
+    """
+    boot = "BootDisk" if entry.written else "BootMedia"
+    begun = p.attempt(entry.key, boot)
+    if begun.running or not begun.succeeded or begun.generation != entry.generation:
+        if begun.count >= p.policy.step_attempts_limit and not begun.running:
+            _quarantine(p, entry, f"{boot} failed {begun.count} times, last: {begun.last_error}")
+            return True
+        return False
+    limit = begun.succeeded + p.policy.metal_boot_timeout
+    if p.now < limit:
+        p.at(limit)
+        return False
+    if entry.tries + 1 >= p.policy.metal_tries:
+        _quarantine(p, entry, f"{what} did not report in {entry.tries + 1} boots")
+        return True
+    said = f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
+    again = msgspec.structs.replace(entry, run=entry.run + 1, tries=entry.tries + 1, reason=said)
+    p.put(again, f"{entry.server} is started again: {said}")
+    return False
+
+
+def _failed(p: Planning, entry: MetalEntry, step: str) -> bool:
+    """Quarantine it where its step failed too often; True where it did."""
+    history = p.attempt(entry.key, step)
+    if history.count < p.policy.step_attempts_limit or history.running:
+        return False
+    _quarantine(p, entry, f"{step} failed {history.count} times, last: {history.last_error}")
+    return True
+
+
+def _quarantine(p: Planning, entry: MetalEntry, why: str) -> None:
+    _into(p, entry, "quarantined", why, boot=False)
+
+
+def _wait_for_ram(p: Planning, entry: MetalEntry, doing: str) -> None:
+    p.wait(entry.key, Waiting.METAL, f"{entry.server} is {entry.state}: {doing}")
+
+
+# --- its states ---------------------------------------------------------------------------------------------------
+
+
+def _inspecting(p: Planning, entry: MetalEntry) -> None:
+    view = ram(p, entry)
+    if view is None:
+        if not _late(p, entry, "its RAM system"):
+            _wait_for_ram(p, entry, "its RAM system is to start")
+        return
+    if view.hardware is None:
+        if not _failed(p, entry, "InspectServer"):
+            _wait_for_ram(p, entry, "its hardware is looked at")
+        return
+    twin = next((e.server for e in p.index.all_metal() if _same_serial(e, entry, view)), "")
+    if twin:
+        said = f"its serial number {view.hardware.serial} is that of {twin}: one of them is not what it says"
+        _into(p, entry, "quarantined", said, boot=False, hardware=view.hardware)
+        return
+    if not any(d.serial for d in view.hardware.disks):
+        said = "it has no disk with a serial number, so none can be told apart and written"
+        _into(p, entry, "quarantined", said, boot=False, hardware=view.hardware)
+        return
+    nic = entry.nic
+    boot = next((n.mac for n in view.hardware.nics if n.boot), nic.mac)
+    _into(
+        p,
+        entry,
+        "testing",
+        "its hardware is known",
+        boot=False,
+        hardware=view.hardware,
+        nic=msgspec.structs.replace(nic, mac=boot),
+    )
+
+
+def _same_serial(other: MetalEntry, entry: MetalEntry, view: MetalView) -> bool:
+    mine = view.hardware.serial if view.hardware is not None else ""
+    same = other.hardware is not None and other.hardware.serial == mine
+    return bool(mine) and same and other.server != entry.server
+
+
+def _testing(p: Planning, entry: MetalEntry) -> None:
+    view = ram(p, entry)
+    if view is None:
+        if not _late(p, entry, "its RAM system"):
+            _wait_for_ram(p, entry, "its RAM system is to start")
+    elif view.tests is None or view.tests.suite != entry.suite:
+        if not _failed(p, entry, "RunTests"):
+            _wait_for_ram(p, entry, f"the {entry.suite} tests run")
+    elif view.tests.verdict == "failed":
+        bad = ", ".join(f"{t.name}: {t.detail}" for t in view.tests.tests if t.verdict == "failed")
+        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=view.tests)
+    else:
+        _into(p, entry, "available", f"its tests {view.tests.verdict}", boot=False, tests=view.tests)
+
+
+def _requests(declared: Server) -> tuple[tuple[str, str], ...]:
+    found = declared.metadata.annotations
+    return tuple((kind, found[ANNOTATION + kind]) for kind in REQUESTS if found.get(ANNOTATION + kind))
+
+
+def _asked(entry: MetalEntry, declared: Server) -> str:
+    """The first request that was not taken up yet; empty where there is none."""
+    return next((kind for kind, value in _requests(declared) if (kind, value) not in entry.asked), "")
+
+
+def _idle(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    """Nobody uses it: a person's wishes are taken up."""
+    if declared.spec.metal.retired:
+        _into(p, entry, "erasing", "it is retired", then="retired")
+    elif kind := _asked(entry, declared):
+        _on_request(p, entry, declared, kind)
+
+
+def _on_request(p: Planning, entry: MetalEntry, declared: Server, kind: str) -> None:
+    suite: Suite = "burn-in" if declared.metadata.annotations.get(SUITE) == "burn-in" else "quick"
+    why = f"a person asked to {kind} it"
+    _into(p, entry, REQUESTS[kind], why, asked=_requests(declared), suite=suite, then="available")
+
+
+def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    m = machine(p, entry)
+    if m is not None:
+        p.wait(entry.key, Waiting.QUARANTINED, f"{entry.reason}; machine {m.name} is being given up")
+    elif declared.spec.metal.retired:
+        _into(p, entry, "erasing", "it is retired", then="retired")
+    elif kind := _asked(entry, declared):
+        _on_request(p, entry, declared, kind)
+    else:
+        said = f"{entry.reason}. `bedplate server erase {entry.server}` releases what is on its disks;"
+        said = f"{said} `server inspect` or `server test` look at it again"
+        p.wait(entry.key, Waiting.QUARANTINED, said)
+
+
+def _deploying(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    m = machine(p, entry)
+    if m is None or m.desired == "remove":
+        _release(p, entry, declared, m)
+        return
+    if not entry.written:
+        view = ram(p, entry)
+        if view is None:
+            if not _late(p, entry, "its RAM system"):
+                _wait_for_ram(p, entry, "its RAM system is to start")
+        elif view.written is not None and view.written.uid == m.uid:
+            written = msgspec.structs.replace(entry, written=True, tries=0, reason="its disk is written")
+            p.put(written, f"{entry.server} is to boot from its disk: {m.name} is written to it")
+        elif not _failed(p, entry, "WriteImage"):
+            _wait_for_ram(p, entry, f"{m.image.name} is written for {m.name}")
+        return
+    if reports(p, m):
+        _into(p, entry, "deployed", f"{m.name} reports", boot=False)
+    elif not _late(p, entry, m.name):
+        _wait_for_ram(p, entry, f"{m.name} is to boot from its disk")
+
+
+def reports(p: Planning, m: MachineEntry) -> bool:
+    """The machine's own agent is connected from the disk that was written for it."""
+    seen, server = p.domain(m), p.inventory.server(m.server)
+    here = server is not None and server.value.system == "node" and p.usable(m.server)
+    return here and seen is not None and seen.value.state == "running"
+
+
+def _deployed(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    m = machine(p, entry)
+    if m is None or m.desired == "remove":
+        _release(p, entry, declared, m)
+
+
+def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:
+    """Its machine goes. What nobody released stays on its disks (rules 3 and 9)."""
+    if p.busy(entry.key) or (m is not None and (p.busy(m.key) or not has_left(p, m))):
+        p.wait(entry.key, Waiting.METAL, f"{entry.server} is given back once its machine has left its cluster")
+    elif m is not None and m.retain_disk:
+        _quarantine(p, entry, f"it holds the disk of {m.name}, which was given up ({m.reason})")
+    elif declared.spec.metal.erase or declared.spec.metal.retired:
+        then = "retired" if declared.spec.metal.retired else "available"
+        _into(p, entry, "erasing", "its machine has left", then=then, written=False)
+    else:
+        _into(p, entry, "available", "its machine has left", boot=False, written=False)
+
+
+def has_left(p: Planning, m: MachineEntry) -> bool:
+    """Nothing of the machine is left in its cluster, or there is no cluster any more."""
+    cluster = p.index.entries.get(key("cluster", m.cluster))
+    if cluster is None or getattr(cluster, "desired", "absent") == "absent" or not m.joined:
+        return True
+    node = p.inventory.node(m.cluster, m.name)
+    return node is not None and (not node.value.present or node.value.machine not in {"", m.uid})
+
+
+def _erasing(p: Planning, entry: MetalEntry) -> None:
+    view = ram(p, entry)
+    if view is None:
+        if not _late(p, entry, "its RAM system"):
+            _wait_for_ram(p, entry, "its RAM system is to start")
+    elif view.erased is None:
+        if not _failed(p, entry, "EraseDisks"):
+            _wait_for_ram(p, entry, "its disks are erased")
+    elif machine(p, entry) is not None:
+        _wait_for_ram(p, entry, "its machine's entry is to go")
+    elif view.erased.proven:
+        _into(
+            p, entry, entry.then, "every disk was read back blank", boot=False, erased=view.erased,
+            machine=MachineUid(""), root_disk="",
+        )  # fmt: skip
+    else:
+        bad = ", ".join(d.serial or d.model for d in view.erased.disks if not d.erased) or "no disk was found"
+        _into(p, entry, "quarantined", f"not proven to be blank: {bad}", boot=False, erased=view.erased)
+
+
+def ended(p: Planning, m: MachineEntry) -> bool:
+    """The machine's end is confirmed: its server runs a later RAM system, or its power was read as off since then."""
+    entry = p.index.metal(m.server)
+    if entry is None or entry.machine != m.uid:
+        return True
+    if entry.state in {"deploying", "deployed"}:
+        return False
+    seen = p.inventory.server(m.server)
+    booted = seen is not None and seen.value.system == "ram" and seen.value.run >= entry.run and p.usable(m.server)
+    bmc = p.inventory.bmc(m.server)
+    off = bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since
+    return booted or off
