@@ -6,6 +6,7 @@ the versions and digests of `agent-requirements.lock`. May not: carry libvirt; n
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import shutil
 from pathlib import Path
@@ -23,18 +24,40 @@ LOCK = Path(__file__).with_name("agent-requirements.lock")
 """Made by `uv pip compile` for `PYTHON`, of msgspec, websockets and cryptography; versions as in the project's lock."""
 
 _SOURCE = Path(bedplate.__file__).parent
-_PARTS = ("__init__.py", "liveness.py", "multiplex.py", "ports.py", "model", "agent")
-"""What the agent's package may import, by the project's layers."""
 
 
 def sources() -> list[tuple[str, Path]]:
-    """The agent's source files, `(path below the tree, file)`, sorted."""
-    found: list[tuple[str, Path]] = []
-    for part in _PARTS:
-        path = _SOURCE / part
-        files = path.rglob("*.py") if path.is_dir() else [path]
-        found += [(str(Path("bedplate") / p.relative_to(_SOURCE)), p) for p in files]
-    return sorted(found)
+    """The agent's source files and those that they import, `(path below the tree, file)`, sorted.
+
+    No other module is taken along: a change of the rest of Bedplate makes no new image.
+    """
+    found: dict[str, Path] = {}
+    waiting = list((_SOURCE / "agent").rglob("*.py"))
+    while waiting:
+        path = waiting.pop()
+        name = str(Path("bedplate") / path.relative_to(_SOURCE))
+        if name not in found:
+            found[name] = path
+            waiting += [p for module in _imported(path) for p in _files(module)]
+    return sorted(found.items())
+
+
+def _imported(path: Path) -> list[str]:
+    """Names of this project's modules, and of what is in them, that a file imports anywhere."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+    return [n for n in names if n.partition(".")[0] == "bedplate"]
+
+
+def _files(module: str) -> list[Path]:
+    """The file of a module and those of the packages around it; only these for a name that is no module."""
+    parts = module.split(".")[1:]
+    packages = [_SOURCE.joinpath(*parts[:n]) / "__init__.py" for n in range(len(parts) + 1)]
+    return [p for p in (*packages, _SOURCE.joinpath(*parts).with_suffix(".py")) if parts and p.is_file()]
 
 
 def digest() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from bedplate.drivers.artifacts import debian, disk, rootfs
+from bedplate.drivers.artifacts import agent_tree, debian, disk, rootfs
 from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
 from bedplate.drivers.artifacts.release import ReleaseBuild
@@ -31,7 +31,16 @@ MAX_MINOR = 35
 PACKAGES = (
     # the system, and both ways to boot it
     *("systemd", "systemd-sysv", "udev", "dbus", "systemd-resolved", "systemd-repart", "kmod", "initramfs-tools"),
-    *("zstd", "linux-image-amd64", "systemd-ukify", "systemd-boot-efi", "busybox-static", "e2fsprogs", "procps"),
+    *(
+        "zstd",
+        "linux-image-amd64",
+        "systemd-ukify",
+        "systemd-boot-efi",
+        "busybox-static",
+        "e2fsprogs",
+        "procps",
+        "python3",
+    ),
     # what a Kubernetes node needs
     *("containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "conntrack", "ethtool"),
     *("socat", "iproute2", "ipset", "ca-certificates", "keepalived", "mount", "util-linux", "nfs-common"),
@@ -77,6 +86,7 @@ def build_node_image(release: ReleaseBuild, cache: Cache | None = None, progress
         "packages": list(PACKAGES),
         "cuts": list(debian.CUTS),
         "recipeFiles": rootfs.overlay_digest(),
+        "agent": agent_tree.digest(),
         "commandLine": COMMAND_LINE,
     }
     found = cache.find("image", inputs)
@@ -87,8 +97,8 @@ def build_node_image(release: ReleaseBuild, cache: Cache | None = None, progress
 
     def build(folder: Path) -> dict[str, object]:
         # Taken only when the image is really built: the Debian tree is large and may have been removed since.
-        base = _base(cache, progress)
-        return _build(folder, release, base.path / "root.tar", progress)
+        base = _base(cache, progress).path / "root.tar"
+        return _build(folder, release, base, agent_tree.packages(cache, progress), progress)
 
     return read_image(
         cache.obtain("image", inputs, build, progress, label=f"node image for Kubernetes {release.version}")
@@ -165,11 +175,12 @@ def _base(cache: Cache, progress: Progress) -> Entry:
     return cache.obtain("debian", inputs, build, progress, label=f"Debian {debian.SUITE}")
 
 
-def _build(folder: Path, release: ReleaseBuild, base: Path, progress: Progress) -> dict[str, object]:
+def _build(folder: Path, release: ReleaseBuild, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:
     root, log = folder / "root", folder / "build.log"
     progress("node image: adding Kubernetes to the root file system")
     debian.unpack(base, root, log)
     rootfs.customise(root, release, log)
+    agent_tree.lay(root, packages)
     progress(f"node image: loading {len(release.images)} container images into its containerd")
     rootfs.load_images(root, release, folder, log)
     progress("node image: making kernel, initrd and unified kernel image")

@@ -17,7 +17,8 @@ from bedplate.drivers.artifacts.proc import run
 OVERLAY = Path(__file__).parent / "ram"
 INIT = "usr/lib/bedplate/ram-init"
 
-ENABLED = ("systemd-networkd.service", "systemd-resolved.service", "bedplate-agent.service")
+ENABLED = ("systemd-resolved.service", "bedplate-agent.service")
+"""systemd-networkd is started with its configuration, by the agent's unit."""
 MASKED = (
     # Nothing logs in, nothing is kept, no disk is touched but by the agent.
     *("getty.target", "getty@tty1.service", "serial-getty@ttyS0.service", "smartmontools.service", "swap.target"),
@@ -33,6 +34,12 @@ MASKED = (
     ),
     *("systemd-pcrmachine.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service"),
     *("nvmf-autoconnect.service", "nvmefc-boot-connections.service", "modprobe@drm.service"),
+    # What no agent needs; under software emulation each of them costs a second.
+    *("systemd-logind.service", "systemd-user-sessions.service", "systemd-journal-catalog-update.service"),
+    *("systemd-update-done.service", "systemd-udev-load-credentials.service", "systemd-journal-flush.service"),
+    *("systemd-networkd-persistent-storage.service", "systemd-modules-load.service", "systemd-initctl.socket"),
+    *("sys-kernel-config.mount", "modprobe@configfs.service", "tmp.mount", "run-lock.mount", "dev-mqueue.mount"),
+    *("dbus.service", "dbus.socket", "proc-sys-fs-binfmt_misc.automount", "systemd-network-generator.service"),
 )
 GENERATORS = (
     "systemd-getty-generator",
@@ -45,7 +52,7 @@ GENERATORS = (
 MODULES = (
     *("arch", "block", "crypto", "lib", "mm", "net/802", "net/8021q", "net/core", "net/ethernet", "net/ipv4"),
     *("net/ipv6", "net/llc", "net/packet", "net/tls", "net/unix", "net/key", "net/xfrm", "net/psample"),
-    *("fs/efivarfs", "fs/fat", "fs/isofs", "fs/nls", "fs/overlayfs", "fs/squashfs", "fs/ext4", "fs/udf"),
+    *("fs/autofs", "fs/efivarfs", "fs/fat", "fs/isofs", "fs/nls", "fs/overlayfs", "fs/squashfs", "fs/ext4", "fs/udf"),
     *("drivers/acpi", "drivers/ata", "drivers/block/loop.ko.xz", "drivers/block/mtip32xx"),
     *("drivers/block/virtio_blk.ko.xz", "drivers/cdrom", "drivers/char", "drivers/cpufreq", "drivers/dca"),
     *("drivers/dma", "drivers/edac", "drivers/firmware", "drivers/hid/hid.ko.xz", "drivers/hid/hid-generic.ko.xz"),

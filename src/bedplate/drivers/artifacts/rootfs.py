@@ -32,6 +32,7 @@ ENABLED = (
     "bedplate-grow.service",
     "bedplate-certificates.timer",
     "keepalived.service",
+    "bedplate-agent.service",
     "qemu-guest-agent.service",
     "ssh.socket",
 )
