@@ -19,14 +19,10 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from bedplate.agent.enrol import EnrolmentFailed, renew_if_due, split_address, tls_context
 from bedplate.agent.faults import OutOfDate
-from bedplate.agent.host import Host
-from bedplate.agent.lease_keeper import LeaseKeeper
-from bedplate.agent.machines import Machines
-from bedplate.agent.observer import Observer
+from bedplate.agent.role import Role
 from bedplate.agent.signing import SigningFailed
 from bedplate.agent.state import AgentState, Identity
-from bedplate.agent.streams import connect_tcp, open_console, pump
-from bedplate.agent.worker import Worker
+from bedplate.agent.streams import connect_tcp, pump
 from bedplate.liveness import Silence
 from bedplate.model.agent_protocol import (
     CLOSE_REFUSED,
@@ -108,11 +104,7 @@ class ControllerLink:
         self,
         state: AgentState,
         identity: Identity,
-        host: Host,
-        observer: Observer,
-        machines: Machines,
-        worker: Worker,
-        leases: LeaseKeeper,
+        role: Role,
         *,
         keepalive: float,
         silence: float,
@@ -122,11 +114,7 @@ class ControllerLink:
         """`renewed`: called, in a thread, when the certificate was renewed."""
         self._state = state
         self._identity = identity
-        self._host = host
-        self._observer = observer
-        self._machines = machines
-        self._worker = worker
-        self._leases = leases
+        self._role = role
         self._renewed = renewed
         self._connection: ClientConnection | None = None
         self._keepalive = keepalive
@@ -226,11 +214,9 @@ class ControllerLink:
 
     async def _session(self, connection: ClientConnection) -> None:
         local = connection.local_address
-        if not self._host.address and isinstance(local, tuple):
-            self._host.address = str(local[0])
-        await connection.send(
-            _encoder.encode(Hello(server=await self._observer.server_view(), epoch=self._state.epoch))
-        )
+        if isinstance(local, tuple):
+            self._role.reached_from(str(local[0]))
+        await connection.send(_encoder.encode(Hello(server=await self._role.server_view(), epoch=self._state.epoch)))
         welcome = _decoder.decode(_binary(await asyncio.wait_for(connection.recv(), WELCOME_SECONDS)))
         await self._check(welcome)
         assert isinstance(welcome, Welcome)
@@ -247,14 +233,14 @@ class ControllerLink:
             await send(Observed(views=tuple(views), full=full))
 
         streams = Streams(send)
-        self._leases.spoken()
+        self._role.spoken()
         await self._configure(welcome.pools)
-        self._spawn(self._observer.attach(tell))
+        self._spawn(self._role.attach(tell))
         try:
             async for message in connection:
                 self._take(_decoder.decode(_binary(message)), streams, send)
         finally:
-            self._observer.detach()
+            self._role.detach()
             streams.lose()
         raise connection.protocol.close_exc
 
@@ -285,20 +271,20 @@ class ControllerLink:
 
     async def _command(self, command: Command, send: Any) -> None:
         log.info("%s %s", command.step.name, command.step.target)
-        result = await self._machines.run(command)
+        result = await self._role.run(command)
         log.info("%s %s: %s", command.step.name, command.step.target, type(result).__name__)
         await send(Reply(operation=command.operation, result=result))
 
     async def _guest(self, call: GuestWrite | GuestExecute, send: Any) -> None:
-        await send(await self._machines.guest(call))
+        await send(await self._role.guest(call))
 
     async def _pools(self, frame: Pools) -> None:
         await self._configure(frame.pools)
-        await self._observer.resync()
+        await self._role.resync()
 
     async def _configure(self, pools: Sequence[Pool]) -> None:
         async with self._configuring:  # in the order in which they came: the last word counts
-            await self._observer.configure(pools)
+            await self._role.configure(pools)
 
     async def _open(self, request: StreamOpen, streams: Streams, send: Any) -> None:
         stream = streams.add(request.stream)
@@ -306,7 +292,7 @@ class ControllerLink:
             if request.kind == "tcp":
                 ends = await connect_tcp(request, own_addresses=self._own_addresses)
             else:
-                ends = await open_console(self._worker, request.uid)
+                ends = await self._role.console(request.uid)
         except Exception as error:
             streams.drop(request.stream)
             await send(StreamOpened(stream=request.stream, error=str(error) or type(error).__name__))

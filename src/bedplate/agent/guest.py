@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import libvirt
 import libvirt_qemu
-import msgspec
 
+from bedplate.agent.bootstrap_word import STATUS_BYTES, STATUS_FILE, TIMES_FILE, BootstrapStatus, dated, read_status
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.redact import tail
 from bedplate.agent.worker import WorkerPool
@@ -26,11 +25,6 @@ from bedplate.ports import GuestOutput
 WRITE_BYTES = 32 * 1024
 """Per call: with base64 well below the 4 MiB of a libvirt message, and short for other users of the connection."""
 OUTPUT_BYTES = 3 * 1024 * 1024
-STATUS_FILE = "/run/bedplate/bootstrap.status"
-"""First line `running`, `done` or `failed`; after `failed` the last lines of the log."""
-STATUS_BYTES = 16 * 1024
-TIMES_FILE = "/run/bedplate/bootstrap.times"
-"""`up SECONDS` of the network, `began` and `ended` of kubeadm, by the guest's clock; the first of each counts."""
 PING_SECONDS = 5
 FIRST_LOOK = 0.05
 LAST_LOOK = 0.5
@@ -46,19 +40,6 @@ _PREPARE = (
 
 class GuestUnreachable(Exception):
     """The guest or its agent did not answer; the text says how."""
-
-
-class BootstrapStatus(msgspec.Struct, frozen=True):
-    """What the guest's bootstrap unit says."""
-
-    state: Literal["", "running", "done", "failed"] = ""
-    detail: str = ""
-    up: float = 0.0
-    """When the guest's network was up, by this server's clock; 0: it does not say, or the unit has not ended yet."""
-    began: float = 0.0
-    """When kubeadm began."""
-    ended: float = 0.0
-    """When kubeadm ended."""
 
 
 class GuestChannel:
@@ -129,13 +110,11 @@ class GuestChannel:
         if status.state not in {"done", "failed"}:
             return status
         try:
-            times = read_times(await self._read(uid, TIMES_FILE))
+            times = await self._read(uid, TIMES_FILE)
             now = await self._ask(uid, {"execute": "guest-get-time"}, PING_SECONDS) / 1e9
         except GuestUnreachable:
             return status  # when it was is only good to know
-        # A guest's clock may be off: what it says counts by how long ago it was.
-        ahead = now - time.time()
-        return msgspec.structs.replace(status, **{name: seconds - ahead for name, seconds in times.items()})
+        return dated(status, times, now - time.time())
 
     async def _read(self, uid: MachineUid, path: str) -> bytes:
         """A small file's content; empty where there is none. Raises `GuestUnreachable`."""
@@ -168,31 +147,6 @@ class GuestChannel:
         except libvirt.libvirtError as error:
             raise GuestUnreachable(f"the guest agent did not do {command['execute']}: {error}") from error
         return json.loads(answer)["return"]
-
-
-def read_status(content: bytes) -> BootstrapStatus:
-    """Read the status file's text. Anything but the three words counts as not said yet."""
-    first, _, rest = content.decode(errors="replace").partition("\n")
-    match first.strip():
-        case "running":
-            return BootstrapStatus("running")
-        case "done":
-            return BootstrapStatus("done")
-        case "failed":
-            return BootstrapStatus("failed", tail(rest))
-        case _:
-            return BootstrapStatus()
-
-
-def read_times(content: bytes) -> dict[str, float]:
-    """What the times file tells of `up`, `began` and `ended`, by the guest's clock."""
-    found: dict[str, float] = {}
-    for line in content.decode(errors="replace").splitlines():
-        word, _, seconds = line.partition(" ")
-        if word in {"up", "began", "ended"}:
-            with contextlib.suppress(ValueError):
-                found.setdefault(word, float(seconds.replace(",", ".")))  # some locales' decimal point
-    return found
 
 
 def _left(end: float) -> float:

@@ -15,10 +15,11 @@ from typing import Any
 
 import libvirt
 
+from bedplate.agent.bootstrap_word import BootstrapStatus
 from bedplate.agent.disks import Disks
 from bedplate.agent.facts import Facts
 from bedplate.agent.faults import HypervisorDown
-from bedplate.agent.guest import BootstrapStatus, GuestChannel, GuestUnreachable
+from bedplate.agent.guest import GuestChannel, GuestUnreachable
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import DomainView
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 import libvirt
-import msgspec
 
 from bedplate.agent.certificates import MoveCertificates, qemu_folder
 from bedplate.agent.connection import ControllerLink
 from bedplate.agent.disk_steps import DiskSteps
 from bedplate.agent.domain_steps import DomainSteps
-from bedplate.agent.enrol import ControllerConnection, EnrolmentFailed, enrol, tls_context
+from bedplate.agent.enrol import ControllerConnection, EnrolmentFailed, tls_context
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
 from bedplate.agent.host import Host, accelerator, boot_id, libvirt_host_uuid
+from bedplate.agent.hypervisor_role import HypervisorRole
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.load import LoadSampler
 from bedplate.agent.machines import Machines
@@ -35,6 +33,15 @@ from bedplate.agent.observer import Observer
 from bedplate.agent.passage import Passage, libvirt_socket
 from bedplate.agent.seed import Seeds
 from bedplate.agent.signing import SigningFailed
+from bedplate.agent.starting import (
+    RETRY_SECONDS,
+    STATE_FOLDER,
+    StartFailed,
+    alone,
+    enrolled,
+    read_enrol_file,
+    until_told,
+)
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.watchdog import Watchdog, choose
 from bedplate.agent.worker import Supervisor, Worker, WorkerPool, start_event_loop
@@ -43,15 +50,9 @@ from bedplate.model.ids import ServerName
 
 log = logging.getLogger("bedplate.agent")
 
-STATE_FOLDER = Path("/var/lib/bedplate/agent")
 RUNTIME_FOLDER = Path("/run/bedplate")
-RETRY_SECONDS = 3.0
 BULK_SECONDS = 60.0
 """Of silence in an image's transfer."""
-
-
-class StartFailed(Exception):
-    """The agent can't run here; the text says why and what to do."""
 
 
 def run(
@@ -84,12 +85,12 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     options = _Options(libvirt_uri, address, use, choose(watchdog), keepalive, silence, runtime, dial_own_addresses)
     try:
-        with _alone(state):
+        with alone(state):
             memory = AgentState(state)
             # First of all: what an agent before this one guarded must not wait for an enrolment or for libvirt.
             keeper = _taken_over(memory, options)
             try:
-                asyncio.run(_serve(memory, _read_enrol_file(enrol_file), options, keeper))
+                asyncio.run(_serve(memory, read_enrol_file(enrol_file), options, keeper))
             finally:
                 keeper.close()
     except (StartFailed, EnrolmentFailed, SigningFailed) as error:
@@ -149,45 +150,9 @@ def _taken_over(state: AgentState, options: _Options) -> _Keeping:
     return keeping
 
 
-def _read_enrol_file(path: str) -> EnrolFile | None:
-    if not path:
-        return None
-    try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return msgspec.json.decode(content, type=EnrolFile)
-    except OSError as error:
-        raise StartFailed(f"the enrolment file can't be read: {error}") from error
-    except msgspec.MsgspecError as error:
-        raise StartFailed(f"{path} is not an enrolment file: {error}; make one with the controller") from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path):
-    """Two agents with one memory would answer for each other."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartFailed(f"another agent runs with the state folder {folder}") from None
-        yield
-
-
 async def _serve(state: AgentState, file: EnrolFile | None, options: _Options, keeping: _Keeping) -> None:
     start_event_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ending = asyncio.ensure_future(stop.wait())
-    working = asyncio.ensure_future(_work(state, file, options, keeping))
-    try:
-        await asyncio.wait({ending, working}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        ending.cancel()
-        working.cancel()
-        await asyncio.gather(ending, working, return_exceptions=True)
+    await until_told(_work(state, file, options, keeping))
 
 
 async def _work(state: AgentState, file: EnrolFile | None, options: _Options, keeping: _Keeping) -> None:
@@ -195,7 +160,7 @@ async def _work(state: AgentState, file: EnrolFile | None, options: _Options, ke
     worker, guest_workers, movers = Worker(uri, "steps"), WorkerPool(uri, "guests", 4), WorkerPool(uri, "moves", 2)
     try:
         host_uuid = await _host_uuid(worker, state)
-        identity = await _enrolled(state, file, host_uuid)
+        identity = await enrolled(state, file, host_uuid)
         leases = keeping.begin(identity)
         use = options.use if options.use != "auto" else await asyncio.to_thread(accelerator)
         log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, use)
@@ -247,11 +212,7 @@ class _Parts:
         self.link = ControllerLink(
             state,
             identity,
-            host,
-            observer,
-            machines,
-            worker,
-            leases,
+            HypervisorRole(host, observer, machines, worker, leases),
             keepalive=options.keepalive,
             silence=options.silence,
             dial_own_addresses=options.dial_own_addresses,
@@ -294,18 +255,4 @@ async def _host_uuid(worker: Worker, state: AgentState) -> str:
             if identity is not None:
                 return identity.host_uuid
             log.warning("libvirt is not there yet: %s", error)
-            await asyncio.sleep(RETRY_SECONDS)
-
-
-async def _enrolled(state: AgentState, file: EnrolFile | None, host_uuid: str) -> Identity:
-    if file is None:
-        identity = state.identity()
-        if identity is None:
-            raise StartFailed("this server is not enrolled: give --enrol-file with a file from the controller")
-        return identity
-    while True:
-        try:
-            return await asyncio.to_thread(enrol, state, file, host_uuid)
-        except OSError as error:
-            log.warning("the controller at %s is not reached: %s", file.controller, error)
             await asyncio.sleep(RETRY_SECONDS)

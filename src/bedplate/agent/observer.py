@@ -15,13 +15,15 @@ from typing import Any
 import libvirt
 import msgspec
 
+from bedplate.agent.bootstrap_word import BootstrapStatus
 from bedplate.agent.disks import Disks
 from bedplate.agent.facts import Facts, all_facts, facts_of
 from bedplate.agent.faults import HypervisorDown
-from bedplate.agent.guest import BootstrapStatus, GuestChannel
+from bedplate.agent.guest import GuestChannel
 from bedplate.agent.guest_watch import GuestWatch
 from bedplate.agent.host import Host
 from bedplate.agent.lease_keeper import LeaseKeeper
+from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, MachineRecord
 from bedplate.agent.worker import Worker
 from bedplate.model.agent_protocol import Pool
@@ -41,7 +43,6 @@ log = logging.getLogger("bedplate.agent")
 ROUND_SECONDS = 60.0
 """Between looks at the pools' room, the one thing that changes without an event."""
 
-Send = Callable[[Sequence[AnyView], bool], Awaitable[None]]
 Arrival = Callable[[MachineUid], Awaitable[None]]
 
 

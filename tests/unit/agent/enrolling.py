@@ -14,7 +14,6 @@ import msgspec
 
 from bedplate.agent.connection import ControllerLink
 from bedplate.agent.enrol import enrol
-from bedplate.agent.host import Host
 from bedplate.agent.state import AgentState, Identity
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.model.agent_protocol import EnrolFile, Pool
@@ -78,7 +77,7 @@ async def until(true: Callable[[], object], seconds: float = 120.0) -> None:
 
 
 class Observer:
-    """What a connection asks of the agent's observer; keeps the pools that it was told."""
+    """What a connection asks of the agent's role; keeps the pools that it was told."""
 
     def __init__(self, board: str = OLD_BOARD) -> None:
         self.board = board
@@ -101,9 +100,8 @@ class Observer:
     async def resync(self) -> None:
         pass
 
-
-class Leases:
-    """What a connection tells the keeper of leases."""
+    def reached_from(self, address: str) -> None:
+        pass
 
     def spoken(self) -> None:
         """The controller was spoken with."""
@@ -115,17 +113,10 @@ async def connecting(
 ) -> AsyncIterator[Observer]:
     """The agent's end of the connection, running, without machines behind it."""
     observer: Any = Observer(identity.host_uuid)
-    host = Host(HV1, identity.host_uuid, "tcg", "127.0.0.1")
-    nothing: Any = None
-    leases: Any = Leases()
     link = ControllerLink(
         state,
         identity,
-        host,
         observer,
-        nothing,
-        nothing,
-        leases,
         keepalive=keepalive,
         silence=silence,
         dial_own_addresses=False,

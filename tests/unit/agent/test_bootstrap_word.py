@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bedplate.agent.guest import STATUS_FILE, TIMES_FILE, BootstrapStatus, GuestChannel, GuestUnreachable, read_times
+from bedplate.agent.bootstrap_word import STATUS_FILE, TIMES_FILE, BootstrapStatus, read_times
+from bedplate.agent.guest import GuestChannel, GuestUnreachable
 from bedplate.model.ids import MachineUid
 
 UID = MachineUid("u1")
