@@ -9,10 +9,11 @@ from bedplate.cli.building import Cached, Say
 from bedplate.cli.errors import UserError
 from bedplate.cli.registering import Built
 from bedplate.drivers.artifacts import image as images_of
+from bedplate.drivers.artifacts import pieces
 from bedplate.drivers.artifacts import release as releases_of
 from bedplate.drivers.artifacts.cache import Cache
 from bedplate.drivers.artifacts.image import DiskFile, ImageBuild
-from bedplate.drivers.artifacts.proc import ArtifactError
+from bedplate.drivers.artifacts.proc import ArtifactError, quiet
 from bedplate.drivers.artifacts.release import ReleaseBuild
 from bedplate.model.meta import GROUP, VERSION
 
@@ -39,7 +40,7 @@ def build_image(version: str, say: Say) -> Built:
     """Build the node image of a release; the release comes from the cache where it is there, else it is built."""
     try:
         found = _cached_release(version) or releases_of.build_release(version, progress=say)
-        return _image(images_of.build_node_image(found, progress=say))
+        return _image(images_of.build_node_image(found, progress=say), say)
     except ArtifactError as error:
         raise UserError(str(error)) from error
 
@@ -78,7 +79,9 @@ def images() -> list[Cached]:
 def remove_image(name: str) -> bool:
     """Delete it from the cache; False: it was not there."""
     try:
+        found = images_of.find_image(name)
         images_of.remove_image(name)
+        pieces.remove(found.disk.sha256)
     except ArtifactError:
         return False
     return True
@@ -124,8 +127,11 @@ def _release(found: ReleaseBuild) -> Built:
     return Built(_object("Release", found.version, spec), {})
 
 
-def _image(found: ImageBuild) -> Built:
-    files = {"disk": found.disk, "kernel": found.kernel, "initrd": found.initrd}
+def _image(found: ImageBuild, say: Say = quiet) -> Built:
+    files: dict[str, DiskFile] = {"disk": found.disk, "kernel": found.kernel, "initrd": found.initrd}
+    metal = pieces.metal_files(found.disk.path, found.disk.sha256, found.format, progress=say)
+    if metal is not None:
+        files |= {"metal": metal.manifest, "metalData": metal.data}
     spec: dict[str, Any] = {
         **{name: {"digest": _digest(f), "size": f.size} for name, f in files.items()},
         "format": found.format,

@@ -12,6 +12,8 @@ from typing import Any
 
 from bedplate.cli.errors import UserError
 from bedplate.cli.registering import Built
+from bedplate.drivers.artifacts.pieces import MetalFiles, metal_files
+from bedplate.drivers.artifacts.proc import ArtifactError
 
 _FORMATS = ("qcow2", "raw")
 
@@ -44,8 +46,19 @@ def own_image(args: argparse.Namespace) -> Built:
             digest = _digest(found)
             files[digest] = found
             spec[part] = {"digest": digest, "size": found.stat().st_size}
+    metal = _metal(disk, str(spec["disk"]["digest"]), form)
+    for part, file in (("metal", metal.manifest), ("metalData", metal.data)) if metal is not None else ():
+        files[f"sha256:{file.sha256}"] = file.path
+        spec[part] = {"digest": f"sha256:{file.sha256}", "size": file.size}
     obj = {"apiVersion": "bedplate.dev/v1alpha1", "kind": "Image", "metadata": {"name": args.name}, "spec": spec}
     return Built(obj, files)
+
+
+def _metal(disk: Path, digest: str, form: str) -> MetalFiles | None:
+    try:
+        return metal_files(disk, digest.removeprefix("sha256:"), form)
+    except ArtifactError as error:
+        raise UserError(str(error)) from error
 
 
 def _file(path: str) -> Path:

@@ -273,7 +273,7 @@ def _digests(obj: Object) -> set[Digest]:
     """The files that an image or a release names."""
     files: tuple[ImageFile, ...] = ()
     if isinstance(obj, Image):
-        files = (obj.spec.disk, obj.spec.kernel, obj.spec.initrd)
+        files = (obj.spec.disk, obj.spec.kernel, obj.spec.initrd, obj.spec.metal, obj.spec.metal_data)
     elif isinstance(obj, Release):
         files = tuple(obj.spec.files.values())
     return {Digest(f.digest) for f in files if f.digest}

@@ -77,6 +77,8 @@ class ImageRef(msgspec.Struct, frozen=True, kw_only=True):
     virtual_size: int = 0
     kernel: Digest = Digest("")
     initrd: Digest = Digest("")
+    metal: Digest = Digest("")
+    """Of the file that says how the disk is written to bare metal (`metal_protocol.WriteManifest`); empty: it can't."""
     command_line: str = ""
     bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bedplate.model.agent_protocol import EnrolFile
-from bedplate.model.ids import Generation, MachineUid, ServerName
+from bedplate.model.ids import Digest, Generation, MachineUid, ServerName
 
 SETTINGS_PATH = "bedplate/settings"
 """In the medium's ISO9660 root."""
@@ -34,6 +34,39 @@ class RamSettings(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str = ""
     name_servers: tuple[str, ...] = ()
     mtu: int = 1500
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a disk that is not all zero."""
+
+    index: int
+    """It begins at so many times the manifest's `piece`."""
+    start: int
+    """Where its own zstd frame begins in the data file; the next piece's begins where it ends."""
+    sha256: str
+    """Of its content, uncompressed, in hex."""
+
+
+class WriteManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """How a disk image is written to a disk as it arrives: which parts hold something, and what each must be.
+
+    What no piece tells of is zero. The pieces come in the order in which they are to be written, and the one with the
+    partition table is the last: a disk that is written in part has none.
+    """
+
+    version: int = 1
+    size: int
+    """Bytes of the disk image, a multiple of 512."""
+    piece: int
+    """Bytes of each piece but perhaps the last of the disk."""
+    data: Digest
+    """The file with the pieces' zstd frames, one after another."""
+    data_size: int
+    pieces: tuple[Piece, ...]
+
+    def length(self, piece: Piece) -> int:
+        """Bytes of a piece, uncompressed."""
+        return min(self.piece, self.size - piece.index * self.piece)
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, kw_only=True):

@@ -298,6 +298,7 @@ def image_ref(image: Image) -> ImageRef:
         virtual_size=s.virtual_size,
         kernel=Digest(s.kernel.digest),
         initrd=Digest(s.initrd.digest),
+        metal=Digest(s.metal.digest),
         command_line=s.command_line,
         bootstrap=s.bootstrap,
     )

@@ -247,6 +247,10 @@ class ImageSpec(Wire, frozen=True):
     kernel: ImageFile = ImageFile()
     initrd: ImageFile = ImageFile()
     """Kernel and initrd are the fast path for VMs; empty digests: the disk boots by UEFI."""
+    metal: ImageFile = ImageFile()
+    """What is to be written to a bare server's disk, piece by piece with a digest of each; empty: VMs only."""
+    metal_data: ImageFile = ImageFile()
+    """The pieces that `metal` tells of, compressed."""
     command_line: str = ""
     kubernetes_version: str = ""
     """The release inside, `1.35.3`; empty: a user's own image."""

@@ -290,10 +290,13 @@ def _image(i: Image) -> Iterator[Fault]:
     s = i.spec
     if not s.disk.digest:
         yield Fault("spec.disk.digest", "is missing; give the disk file's sha256", "FieldValueRequired")
-    for path, file in (("spec.disk", s.disk), ("spec.kernel", s.kernel), ("spec.initrd", s.initrd)):
-        yield from _file(path, file)
+    files = {"disk": s.disk, "kernel": s.kernel, "initrd": s.initrd, "metal": s.metal, "metalData": s.metal_data}
+    for name, file in files.items():
+        yield from _file(f"spec.{name}", file)
     if bool(s.kernel.digest) != bool(s.initrd.digest):
         yield Fault("spec.kernel", "kernel and initrd belong together; give both or none")
+    if bool(s.metal.digest) != bool(s.metal_data.digest):
+        yield Fault("spec.metal", "metal and metalData belong together; give both or none")
     if s.kubernetes_version:
         yield from version("spec.kubernetesVersion", s.kubernetes_version, full=True)
 
