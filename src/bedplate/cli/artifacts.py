@@ -45,6 +45,16 @@ def build_image(version: str, say: Say) -> Built:
         raise UserError(str(error)) from error
 
 
+def build_ram_system(say: Say) -> Path:
+    """Build the RAM system of bare servers, or take it from the cache; gives its ISO. Raises `UserError`."""
+    from bedplate.drivers.artifacts import ramsystem
+
+    try:
+        return ramsystem.build_ram_system(progress=say).path
+    except ArtifactError as error:
+        raise UserError(str(error)) from error
+
+
 def release(version: str) -> Built:
     """The release of the cache. Raises `UserError`."""
     return _release(_known_release(version))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bedplate.cli.board import Line, board
@@ -49,6 +50,19 @@ def build(args: argparse.Namespace, what: str, make: Callable[[Say], Built]) -> 
         print(f"{what}/{built.name} {done} at the controller")
     else:
         print(f"no controller runs; `bedplate lab up` or `bedplate {what} register` makes it known to one")
+    return 0
+
+
+def in_cache(what: str, make: Callable[[Say], Path]) -> int:
+    """Build with progress what no controller is told of by its user, and say where it lies."""
+    began = time.monotonic()
+    try:
+        with board() as view:
+            path = make(lambda words: view.set(what, Line(what, words, "", began)))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with what is in the cache")
+        return 130
+    print(f"{what} {path.stem} is in the cache ({span(time.monotonic() - began)}): {path}")
     return 0
 
 

@@ -5,6 +5,7 @@ does later, as `bedplate lab up` does by itself).
 
 Examples:
   bedplate image build --release 1.35.3
+  bedplate image build --ram
   bedplate image import debian-12-genericcloud-amd64.qcow2 --name debian-12
   bedplate image ls
   bedplate image rm node-1.35.3
@@ -21,8 +22,10 @@ from bedplate.cli.parsing import add_actions, add_connection
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = add_actions(parser)
-    build = actions.add_parser("build", help="build a node image, or take it from the cache")
-    build.add_argument("--release", required=True, metavar="VERSION", help="Kubernetes release inside, such as 1.35.3")
+    build = actions.add_parser("build", help="build a node image or the RAM system, or take it from the cache")
+    what = build.add_mutually_exclusive_group(required=True)
+    what.add_argument("--release", default="", metavar="VERSION", help="Kubernetes release inside, such as 1.35.3")
+    what.add_argument("--ram", action="store_true", help="the RAM system that bare servers boot from virtual media")
     register = actions.add_parser("register", help="make a built image known to the controller")
     register.add_argument("name", metavar="NAME", help="the image, as `ls` shows it")
     own = actions.add_parser("import", help="make a disk image of your own known, for virtual machines")
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Do the action."""
     from bedplate.cli import artifacts
 
+    if args.action == "build" and args.ram:
+        return building.in_cache("RAM system", artifacts.build_ram_system)
     if args.action == "build":
         return building.build(args, "image", lambda say: artifacts.build_image(args.release, say))
     if args.action == "register":

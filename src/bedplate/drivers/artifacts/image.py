@@ -22,8 +22,9 @@ from bedplate.drivers.artifacts.release import ReleaseBuild
 RECIPE = 1
 """Raise when the way of building changes in a way that no other input shows."""
 
-COMMAND_LINE = "root=LABEL=root ro console=tty0 console=ttyS0 net.ifnames=0 systemd.gpt_auto=0 quiet"
-"""Kernel command line of both ways to boot. `net.ifnames=0`: the first network card is eth0 on either substrate."""
+COMMAND_LINE = "root=LABEL=root ro console=tty0 console=ttyS0 net.ifnames=0 systemd.gpt_auto=0 panic=10 quiet"
+"""Kernel command line of both ways to boot. `net.ifnames=0`: the first network card is eth0 on either substrate.
+`panic`: without its root file system a machine starts again, instead of opening a shell on its console."""
 
 MAX_MINOR = 35
 """Newest Kubernetes 1.x that trixie's containerd 1.7 serves; from 1.36 on kubeadm asks for containerd 2."""

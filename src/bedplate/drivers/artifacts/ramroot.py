@@ -122,6 +122,8 @@ def customise(root: Path, agent: Entry, log: Path) -> None:
         run([*systemctl, "enable", unit], what=f"enabling {unit}", log=log)
     _to_null(root / "etc" / "systemd" / "system", MASKED)
     _to_null(root / "etc" / "systemd" / "system-generators", (f"systemd-{g}-generator" for g in GENERATORS))
+    # It locks the drive's door, and a BMC is to take the medium out when it likes.
+    _to_null(root / "etc" / "udev" / "rules.d", ("60-cdrom_id.rules",))
     (root / "etc" / "hostname").write_text("bedplate-ram\n")
     (root / "etc" / "machine-id").write_text("")
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost bedplate-ram\n::1 localhost\n")

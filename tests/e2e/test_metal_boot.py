@@ -1,0 +1,141 @@
+"""What a bare server boots, booted by UEFI without the lab: the RAM system's medium, and a deployed disk."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import RELEASE
+from uefi_machine import HOST, Wire, machine, wire
+
+from bedplate.drivers.artifacts import image, ramsystem, release
+from bedplate.model.agent_protocol import EnrolFile
+from bedplate.model.ids import ServerName, StoreId
+from bedplate.model.metal_protocol import RamSettings, settings_block
+
+pytestmark = pytest.mark.lab
+
+LISTENER = """
+import socket, sys
+server = socket.create_server(("", 7443))
+print("listening", flush=True)
+while True:
+    connection, peer = server.accept()
+    print(peer[0], flush=True)
+    connection.close()
+"""
+REPORT = r"""[Unit]
+After=network.target ssh.socket bedplate-agent.service bedplate-grow.service
+[Service]
+Type=oneshot
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+ExecStart=/bin/sh -c 'echo "\\nHOST $(hostname)"; echo "ROOT $(findmnt -n -o SOURCE /)"'
+ExecStart=/bin/sh -c 'echo "KEYS $(cat /root/.ssh/authorized_keys)"'
+ExecStart=/bin/sh -c 'echo "GIVEN $(ls -m /run/credentials/bedplate-agent.service)"'
+ExecStart=/bin/sh -c 'echo "SIZE $(df --output=size -BM / | tail -n 1)"; echo REPORTED'
+"""
+"""What the deployed system says of itself on its console; it comes to it as a credential too."""
+
+
+@pytest.fixture
+def cable() -> Iterator[Wire]:
+    with wire() as made:
+        yield made
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bp-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+def test_the_ram_system_boots_from_its_medium_and_finds_its_controller(cable: Wire, folder: Path) -> None:
+    built = ramsystem.build_ram_system()
+    assert built.medium.size < 120_000_000
+    medium = folder / "ram.iso"
+    shutil.copyfile(built.path, medium)
+    controller = f"{HOST}:7443"
+    enrol = EnrolFile(server=ServerName("metal1"), store=StoreId("store"), controller=controller, ca="", token="once")
+    with medium.open("r+b") as file:
+        file.seek(built.medium.settings_offset)
+        file.write(settings_block(RamSettings(enrol=enrol, run=7, address="10.77.0.9/24")))
+    disk = folder / "disk.raw"
+    _old_disk(disk)
+    before = hashlib.sha256(disk.read_bytes()).hexdigest()
+    devices = ["-drive", f"if=none,id=cd,media=cdrom,readonly=on,file={medium}"]
+    devices += ["-device", "ide-cd,drive=cd,id=reader,bus=ide.0,bootindex=1"]
+    devices += ["-drive", f"if=none,id=d,format=raw,file={disk}", "-device", "ide-hd,drive=d,bus=ide.1,serial=S1"]
+    with cable.start(sys.executable, "-c", LISTENER) as listener:
+        try:
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "listening\n"
+            with machine(cable, devices) as server:
+                # One card has no network: the one by which the controller answers is found.
+                server.until(r"bedplate\.ram server metal1, run 7: the network is up by enp")
+                server.until(r"bedplate/agent/|bedplate\.agent")
+                assert listener.stdout.readline() == "10.77.0.9\n"
+                server.eject("reader")
+        finally:
+            listener.kill()
+    assert hashlib.sha256(disk.read_bytes()).hexdigest() == before, "the RAM system wrote to a disk"
+
+
+def test_a_deployed_disk_takes_what_makes_it_a_node_from_its_own_efi_partition(cable: Wire, folder: Path) -> None:
+    built = image.build_node_image(release.build_release(RELEASE))
+    disk, other = folder / "disk.raw", folder / "other.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", built.disk.path, disk], check=True)
+    with disk.open("r+b") as file:
+        file.truncate(10 << 30)
+    subprocess.run(["sgdisk", "-q", "--move-second-header", "--partition-guid=2:R", disk], check=True)
+    table = subprocess.run(["sgdisk", "--info=2", disk], check=True, capture_output=True, text=True).stdout
+    root = next(line.split()[-1] for line in table.splitlines() if "unique GUID" in line)
+    _old_disk(other)
+    network = "[Match]\nMACAddress=52:54:00:aa:00:02\n[Network]\nAddress=10.77.0.21/24\n"
+    credentials = {
+        "system.hostname": "shop-db-1",
+        "network.network.10-wire": network,
+        "ssh.authorized_keys.root": "ssh-ed25519 AAAA someone",
+        "bedplate.enrol": "{}",
+        "bedplate.machine": "{}",
+        "bedplate.root": root,
+        "systemd.extra-unit.report.service": REPORT,
+        "systemd.unit-dropin.multi-user.target": "[Unit]\nWants=report.service\n",
+    }
+    for name, content in credentials.items():
+        target = f"::/loader/credentials/{name}.cred"
+        subprocess.run(["mcopy", "-i", f"{disk}@@1M", "-", target], input=content.encode(), check=True)
+    # The other disk comes first and has a file system with the same label.
+    devices = ["-drive", f"if=none,id=o,format=raw,file={other}", "-device", "ide-hd,drive=o,bus=ide.0,bootindex=2"]
+    devices += ["-drive", f"if=none,id=d,format=raw,file={disk}", "-device", "nvme,drive=d,serial=S2,bootindex=1"]
+    with machine(cable, devices) as server:
+        server.until("REPORTED")
+        said = dict(line.split(" ", 1) for line in server.console.split("HOST", 1)[1].splitlines()[1:] if " " in line)
+        assert "HOST shop-db-1" in server.console
+        assert said["ROOT"].startswith("/dev/nvme0n1p2")
+        assert said["KEYS"].strip() == "ssh-ed25519 AAAA someone"
+        assert {"bedplate.enrol", "bedplate.machine"} <= {w.strip() for w in said["GIVEN"].split(",")}
+        assert int(said["SIZE"].strip().removesuffix("M")) > 9000, "the root file system did not grow"
+        assert _banner(cable, "10.77.0.21").startswith("SSH-2.0")
+
+
+def _old_disk(path: Path) -> None:
+    """A disk from an earlier life: a file system that is labelled like a node's."""
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-L", "root", path], check=True)
+
+
+def _banner(cable: Wire, address: str) -> str:
+    """What the SSH server says first."""
+    asking = f"import socket; print(socket.create_connection(({address!r}, 22), timeout=120).recv(64).decode())"
+    return cable.run(sys.executable, "-c", asking)
