@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
+from bedplate.agent.credentials import machine_credentials
 from bedplate.model.blueprint import MachineEntry, Nic
 from bedplate.model.ids import Generation, MachineUid, StoreId
 
@@ -175,22 +176,10 @@ def _boot(
 def smbios_strings(machine: MachineEntry, *, arguments: str = "") -> list[str]:
     """The SMBIOS type 11 strings: network and public SSH keys as credentials of systemd, and kernel arguments for
     systemd's boot stub where the kernel is not started with a command line of ours."""
-    strings = [_credential("network.network.10-bedplate", network_unit(machine.nic))]
-    if machine.ssh_keys:
-        strings.append(_credential("ssh.authorized_keys.root", "\n".join(machine.ssh_keys) + "\n"))
+    strings = [_credential(name, content) for name, content in machine_credentials(machine)]
     if arguments:
         strings.append(f"io.systemd.stub.kernel-cmdline-extra={arguments}")
     return strings
-
-
-def network_unit(nic: Nic) -> str:
-    """The machine's network as systemd-networkd reads it."""
-    lines = ["[Match]", f"MACAddress={nic.mac}", "", "[Link]", f"MTUBytes={nic.mtu}", "", "[Network]"]
-    lines += [f"Address={nic.address}/{nic.prefix}", "LinkLocalAddressing=no", "IPv6AcceptRA=no"]
-    if nic.gateway:
-        lines.append(f"Gateway={nic.gateway}")
-    lines += [f"DNS={server}" for server in nic.name_servers]
-    return "\n".join(lines) + "\n"
 
 
 def _credential(name: str, content: str) -> str:
