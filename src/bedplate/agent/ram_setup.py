@@ -72,6 +72,12 @@ def physical(links: Iterable[dict[str, object]], devices: Path = Path("/sys/clas
     return sorted(found, key=lambda i: i.name)
 
 
+def used(file: Path = NETWORK_FILE) -> str:
+    """Name of the interface that is configured already; empty: none."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((x.removeprefix("Name=") for x in lines if x.startswith("Name=")), "")
+
+
 def keep_settings(medium: Path = MEDIUM_COPY, target: Path = SETTINGS_FILE) -> RamSettings:
     """Write the settings where only root reads them. Raises `ValueError` where the medium has none."""
     settings = read_settings(medium.read_bytes())
@@ -92,7 +98,8 @@ def bring_up(settings: RamSettings) -> Interface:
     if settings.mac:
         log.warning("no interface has the address %s: all with a link are tried", settings.mac)
     for tries in itertools.count():
-        for interface in _with_link():
+        # The one that it was before comes first: a restart of the agent must not take its network away.
+        for interface in sorted(_with_link(), key=lambda i: i.name != used()):
             log.info("trying %s (%s)", interface.name, interface.mac)
             _use(settings, interface)
             if _answers(settings.enrol.controller):

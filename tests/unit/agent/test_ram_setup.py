@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bedplate.agent.ram_setup import Interface, keep_settings, named, network_file, physical
+from bedplate.agent.ram_setup import Interface, keep_settings, named, network_file, physical, used
 from bedplate.model.agent_protocol import EnrolFile
 from bedplate.model.ids import ServerName, StoreId
 from bedplate.model.metal_protocol import SETTINGS_MAGIC, SETTINGS_SIZE, RamSettings, settings_block
@@ -74,3 +74,10 @@ def test_the_interface_is_found_by_the_address_it_was_made_with(tmp_path: Path) 
     assert named(found, "52:54:00:00:00:02".upper()) == found[1]
     assert named(found, shared) is None
     assert named(found, "") is None
+
+
+def test_the_interface_that_is_configured_is_known_again(tmp_path: Path) -> None:
+    file = tmp_path / "10-bedplate.network"
+    assert used(file) == ""
+    file.write_text(network_file(RamSettings(enrol=ENROL, run=1), "eno2"))
+    assert used(file) == "eno2"
