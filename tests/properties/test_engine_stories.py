@@ -12,7 +12,7 @@ from bedplate.model.ids import ClusterKey, ServerName
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.sim import fleet
-from bedplate.sim.drivers import boot
+from bedplate.sim.guests import boot
 from bedplate.sim.durations import Durations
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story

@@ -46,7 +46,7 @@ def _may_follow(before: str, after: str) -> bool:
         for old, new in METAL_STATES:
             if old == at and new == after:
                 return True
-            if old == at and new not in seen and new not in {"available", "quarantined", "retired"}:
+            if old == at and new not in seen and new not in {"quarantined", "retired"}:
                 seen.add(new)
                 ahead.append(new)
     return False

@@ -312,8 +312,10 @@ def _cluster(world: World, c: ClusterEntry) -> Next:
 
 def _server(world: World, s: ServerEntry) -> Next:
     """Read the power of a server that is not heard of; cut it where planning wants it fenced."""
-    if s.bmc is None or s.standing == "dead":
+    if s.bmc is None:
         return SATISFIED
+    if s.standing == "dead":
+        return diff_metal.revived(world, s)
     seen = world.inventory.bmc(s.server)
     fresh = seen is not None and seen.time >= s.since and world.now < seen.time + world.power_fresh
     if s.standing == "fence" and not (fresh and seen is not None and seen.value.power == "off"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bedplate.engine.diff_nodes import drained, joined, leave_behind
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, domain_at, usable, wait
-from bedplate.model.blueprint import MachineEntry, MetalEntry
+from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.inventory import MetalView
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
@@ -17,6 +17,7 @@ from bedplate.model.steps import (
     EraseDisks,
     InspectServer,
     PowerOff,
+    PowerOn,
     RunTests,
     Step,
     WriteImage,
@@ -32,9 +33,29 @@ def server(world: World, e: MetalEntry) -> Next:
             return _from_disk(world, e) if e.written else _in_ram(world, e)
         case "available" | "retired" | "quarantined":
             done = attempt(world, e.key, "PowerOff", e.generation).succeeded
-            return SATISFIED if done else _step(PowerOff(entry=e), f"nothing is to run on it: {e.reason}")
+            if done and not _woken(world, e, done):
+                return SATISFIED
+            return _step(PowerOff(entry=e), f"nothing is to run on it: {e.reason}")
         case "deployed":
             return SATISFIED
+
+
+def revived(world: World, s: ServerEntry) -> Next:
+    """A dead server that is a node is switched on again: its disk is whole, and nothing of it runs elsewhere."""
+    e = world.blueprint.metal(s.server)
+    m = world.blueprint.machine(e.machine) if e is not None and e.state == "deployed" else None
+    if m is None or m.desired != "run" or s.by != "power":
+        return SATISFIED
+    if attempt(world, s.key, "PowerOn").succeeded > s.confirmed:
+        return wait(Waiting.BOOT, f"{s.server} was switched on again")
+    return _step(PowerOn(entry=s), f"{m.name} is to run again: {s.reason}")
+
+
+def _woken(world: World, e: MetalEntry, off: float) -> bool:
+    """Since its power was cut, somebody has switched it on and what was given up runs again: its kubelet would come back
+    to a cluster that has replaced it."""
+    seen = world.inventory.server(e.server)
+    return seen is not None and seen.value.system == "node" and usable(world, e.server) and seen.time > off
 
 
 def _step(step: Step, reason: str) -> Next:

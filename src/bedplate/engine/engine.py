@@ -346,7 +346,11 @@ class Engine:
         """A machine that has joined is past its bootstrap's failures."""
         if isinstance(before, MachineEntry) and isinstance(after, MachineEntry) and after.joined and not before.joined:
             history = self.attempts.get(after.key, "Bootstrap")
-            self.attempts.set(after.key, "Bootstrap", Attempt(succeeded=history.succeeded, generation=after.generation))
+            self.attempts.set(
+                after.key,
+                "Bootstrap",
+                Attempt(succeeded=history.succeeded, generation=after.generation, done=after.generation),
+            )
 
     def _affected(self, before: AnyEntry | None, after: AnyEntry | None) -> Iterable[Key]:
         entry = after or before

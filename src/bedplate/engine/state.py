@@ -32,7 +32,7 @@ from bedplate.model.kinds.control import RetainedDisk
 from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
-from bedplate.model.policy import ALLOW_MANY, PAUSED
+from bedplate.model.policy import PLANNED
 from bedplate.model.spec import Spec
 from bedplate.model.whereabouts import servers_of
 
@@ -100,7 +100,7 @@ class SpecState:
             and old.metadata.uid == obj.metadata.uid
             and old.metadata.deletion_timestamp == obj.metadata.deletion_timestamp
             and old.metadata.labels == obj.metadata.labels
-            and all(old.metadata.annotations.get(a) == obj.metadata.annotations.get(a) for a in (ALLOW_MANY, PAUSED))
+            and all(old.metadata.annotations.get(a) == obj.metadata.annotations.get(a) for a in PLANNED)
         )
         return None if same else k
 

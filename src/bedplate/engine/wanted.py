@@ -8,7 +8,7 @@ import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
 from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry
-from bedplate.model.ids import ClusterKey, Key, ServerName
+from bedplate.model.ids import ClusterKey, Generation, Key, ServerName
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import Step
@@ -70,9 +70,9 @@ def is_node_of(node: Observation[NodeView] | None, m: MachineEntry) -> bool:
     return node is not None and node.value.present and node.value.machine in {"", m.uid}
 
 
-def attempt(world: World, target: Key, step: str, generation: int | None = None) -> Attempt:
-    """The history of a step on a target; an empty one where it was made for another generation."""
+def attempt(world: World, target: Key, step: str, generation: Generation | None = None) -> Attempt:
+    """The history of a step on a target; of that generation alone where one is given."""
     found = world.attempts.get(target, {}).get(step)
-    if found is None or (generation is not None and found.generation != generation):
+    if found is None:
         return Attempt()
-    return found
+    return found if generation is None else found.of(generation)

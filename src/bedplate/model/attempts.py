@@ -23,7 +23,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     succeeded: float = 0.0
     """When it last ended well."""
     generation: Generation = Generation(0)
-    """Generation of the entry it was tried for (machines), else 0."""
+    """Generation of the entry it was tried for (machines, bare servers), else 0."""
+    done: Generation = Generation(0)
+    """The same of when it last ended well: a try for a later one that failed does not make that success its own."""
+
+    def of(self, generation: Generation) -> Attempt:
+        """The history as far as it is of that generation of the entry."""
+        if self.generation != generation:
+            return Attempt()
+        return self if self.done == generation else msgspec.structs.replace(self, succeeded=0.0)
 
 
 Attempts = Mapping[str, Attempt]

@@ -38,6 +38,7 @@ def after(history: Attempt, step: Step, result: StepResult, now: float) -> Attem
                 last_error_reason=history.last_error_reason if kept else "",
                 succeeded=now,
                 generation=generation_of(step),
+                done=generation_of(step),
             )
         case Failed():
             return failed(history, result.reason, result.message, now, permanent=result.permanent)

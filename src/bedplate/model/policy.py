@@ -11,6 +11,14 @@ ALLOW_MANY = "bedplate.dev/allow-many"
 PAUSED = "bedplate.dev/paused"
 """Annotation of a Cluster, a VirtualMachine or a Server, with the reason: it is left as it is until this is gone."""
 
+REQUESTS = {kind: f"bedplate.dev/{kind}" for kind in ("inspect", "test", "erase")}
+"""Annotations of a Server by which a person asks for something once; each value, such as a time, is one request."""
+SUITE = "bedplate.dev/test-suite"
+"""Annotation of a Server: which suite `test` runs, `quick` or `burn-in`."""
+
+PLANNED = (ALLOW_MANY, PAUSED, SUITE, *REQUESTS.values())
+"""Annotations that planning reads: a change of any is news."""
+
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds."""
@@ -27,10 +35,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     metal_boot_timeout: float = 1800.0
     """From a bare server's power-on to the agent in its RAM system or on its disk: firmware that trains much memory and
     tests its cards takes over 15 min."""
+    metal_lost: float = 120.0
+    """Seconds that a RAM system which reported may be silent before it is booted anew: an agent is back in two, its
+    switch after an update in sixty."""
     metal_tries: int = 3
     """Boots of a bare server that lead to nothing before it is quarantined."""
-    metal_return: float = 900.0
-    """Seconds that a dead server which is a node has, switched on again, before its node is replaced on another."""
+    metal_give_up: float = 3600.0
+    """Seconds in which a bare server can't be booted, whatever is tried, before it is quarantined: a BMC is back from
+    an update or a reset within minutes, and nobody else is harmed by waiting."""
     boot_limit: int = 3
     """Starts of a domain that died, within `boot_window`, before it is replaced."""
     boot_window: float = 3600.0

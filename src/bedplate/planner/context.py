@@ -145,6 +145,8 @@ class Planning:
             # Whether a server is dead matters to all that is on it, and to the order in which that is recovered.
             self.round_changed.update(self.index.units_on(ServerName(k.partition("/")[2])))
             self.round_changed.add(FLEET)
+        elif k.startswith("metal/"):
+            self.round_changed.update(self.index.units_on(ServerName(k.partition("/")[2])))
 
     def new_uid(self, owner: Key) -> MachineUid:
         """An identity that was never used before."""

@@ -13,15 +13,14 @@ from bedplate.model.ids import Key, MachineUid, ServerName, key
 from bedplate.model.inventory import MetalView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
+from bedplate.model.policy import REQUESTS, SUITE
 from bedplate.model.report import Waiting
 from bedplate.planner import addresses
 from bedplate.planner.context import Planning
 from bedplate.planner.servers import bmc_ref
 
-REQUESTS: dict[str, MetalState] = {"inspect": "inspecting", "test": "testing", "erase": "erasing"}
-"""What a person may ask of a server that nobody uses: the annotation `bedplate.dev/<kind>`, with a value of its own."""
-ANNOTATION = "bedplate.dev/"
-SUITE = "bedplate.dev/test-suite"
+_REQUESTED: dict[str, MetalState] = {"inspect": "inspecting", "test": "testing", "erase": "erasing"}
+"""What a person may ask of a server that nobody uses, and the state that it leads to."""
 
 
 def advance(p: Planning, unit: Key) -> None:
@@ -163,20 +162,28 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
     The clock is that of the step that began it, so that a controller which was away is not taken for a slow server.
     """
     boot = "BootDisk" if entry.written else "BootMedia"
-    begun = p.attempt(entry.key, boot)
-    if begun.running or not begun.succeeded or begun.generation != entry.generation:
-        if begun.count >= p.policy.step_attempts_limit and not begun.running:
-            _quarantine(p, entry, f"{boot} failed {begun.count} times, last: {begun.last_error}")
-            return True
-        return False
+    begun = p.attempt(entry.key, boot).of(entry.generation)
+    if begun.running or not begun.succeeded:
+        if not begun.count:
+            return False
+        limit = begun.first + p.policy.metal_give_up
+        if p.now < limit or begun.running:
+            p.at(limit)
+            return False
+        _quarantine(p, entry, f"{boot} failed {begun.count} times, last: {begun.last_error}")
+        return True
     limit = begun.succeeded + p.policy.metal_boot_timeout
+    seen = p.inventory.server(entry.server)
+    lost = seen is not None and not seen.value.connected and seen.value.run == entry.run
+    if lost and seen is not None and seen.time > begun.succeeded and not entry.written:
+        limit = min(limit, seen.time + p.policy.metal_lost)
     if p.now < limit:
         p.at(limit)
         return False
     if entry.tries + 1 >= p.policy.metal_tries:
         _quarantine(p, entry, f"{what} did not report in {entry.tries + 1} boots")
         return True
-    said = f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
+    said = f"{what} was lost" if lost else f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
     again = msgspec.structs.replace(entry, run=entry.run + 1, tries=entry.tries + 1, reason=said)
     p.put(again, f"{entry.server} is started again: {said}")
     return False
@@ -257,7 +264,7 @@ def _testing(p: Planning, entry: MetalEntry) -> None:
 
 def _requests(declared: Server) -> tuple[tuple[str, str], ...]:
     found = declared.metadata.annotations
-    return tuple((kind, found[ANNOTATION + kind]) for kind in REQUESTS if found.get(ANNOTATION + kind))
+    return tuple((kind, found[name]) for kind, name in REQUESTS.items() if found.get(name))
 
 
 def _asked(entry: MetalEntry, declared: Server) -> str:
@@ -276,7 +283,7 @@ def _idle(p: Planning, entry: MetalEntry, declared: Server) -> None:
 def _on_request(p: Planning, entry: MetalEntry, declared: Server, kind: str) -> None:
     suite: Suite = "burn-in" if declared.metadata.annotations.get(SUITE) == "burn-in" else "quick"
     why = f"a person asked to {kind} it"
-    _into(p, entry, REQUESTS[kind], why, asked=_requests(declared), suite=suite, then="available")
+    _into(p, entry, _REQUESTED[kind], why, asked=_requests(declared), suite=suite, then="available")
 
 
 def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
@@ -347,7 +354,9 @@ def has_left(p: Planning, m: MachineEntry) -> bool:
     if cluster is None or getattr(cluster, "desired", "absent") == "absent" or not m.joined:
         return True
     node = p.inventory.node(m.cluster, m.name)
-    return node is not None and (not node.value.present or node.value.machine not in {"", m.uid})
+    if node is None:
+        return f"cluster/{m.cluster}" in p.inventory.synced
+    return not node.value.present or node.value.machine not in {"", m.uid}
 
 
 def _erasing(p: Planning, entry: MetalEntry) -> None:

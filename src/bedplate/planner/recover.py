@@ -129,7 +129,7 @@ def _on_metal(p: Planning, m: MachineEntry) -> Verdict | Literal["wait"] | None:
     if p.ended(m):
         lost = p.lost(m.server)
         assert lost is not None
-        at = lost.confirmed + p.policy.metal_return
+        at = lost.confirmed + p.policy.metal_boot_timeout
         if at <= p.now:
             return Verdict("replace", f"its server {m.server} is dead and did not come back")
         p.at(at)

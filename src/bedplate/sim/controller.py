@@ -156,7 +156,7 @@ class SimController:
         """Tell the engine what changed, as far as agents and watches can tell it."""
         for k in dirty:
             kind, *rest = k.split("/")
-            if kind in {"server", "domain", "retained-disk-view", "load"}:
+            if kind in {"server", "domain", "retained-disk-view", "load", "metal"}:
                 self._agent_tells(ServerName(rest[0]), k)
             elif kind == "lease":
                 self._agent_tells(ServerName(rest[2]), k)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bedplate.engine import messages as msg
 from bedplate.model.ids import OperationId
-from bedplate.model.steps import Done, Failed, HypervisorStep, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import AgentStep, Done, Failed, Step, StepResult, Ticket, Unknown
 from bedplate.sim import drivers
 from bedplate.sim.controller import SimController
 from bedplate.sim.faults import Fault
@@ -42,7 +42,7 @@ class Attempted:
         self._answered = False
         self._sent = False
         self._result: StepResult | None = None
-        self._server = sim.world.servers.get(step.server) if isinstance(step, HypervisorStep) else None
+        self._server = sim.world.servers.get(step.server) if isinstance(step, AgentStep) else None
         self._life = 0
 
     def begin(self) -> None:

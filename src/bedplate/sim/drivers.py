@@ -33,24 +33,22 @@ from bedplate.model.steps import (
     StopDomain,
     Ticket,
 )
-from bedplate.sim import clusters, disks, kubelets, leases, migration, power, truth, views
+from bedplate.sim import bare, clusters, disks, guests, leases, migration, power, truth, views
 from bedplate.sim.durations import Durations
-from bedplate.sim.things import Process, SimDomain, SimRecord, SimServer, SimVolume
+from bedplate.sim.things import SimDomain, SimRecord, SimServer, SimVolume
 from bedplate.sim.world import World
 
 Running = Generator[float, None, StepResult]
-
-STALLED = 15.0
-"""Seconds between looks at a guest that stands still while it boots."""
 
 
 def perform(world: World, durations: Durations, step: Step, ticket: Ticket) -> Running:
     """Give the running step."""
     if isinstance(step, HypervisorStep):
         return _on_agent(world, durations, step, ticket)
+    if isinstance(step, RamStep):
+        return _in_ram(world, durations, step, ticket)
     if isinstance(step, BmcStep):
         return power.perform(world, durations, step, ticket)
-    assert not isinstance(step, RamStep), "no bare servers are simulated"
     return clusters.perform(world, durations, step, ticket)
 
 
@@ -95,6 +93,16 @@ def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: 
         return failed
     assert machine is not None
     return Done(views=(views.domain_view(world, server, machine.uid),))
+
+
+def _in_ram(world: World, durations: Durations, step: RamStep, ticket: Ticket) -> Running:
+    server = world.servers.get(step.server)
+    if server is None or not (server.connected or server.half == "down"):
+        return Failed(reason="NotConnected", message=f"the agent of {step.server} is not connected")
+    refused = admit(world, server, ticket, None)
+    if refused is not None:
+        return refused
+    return (yield from bare.perform(world, durations, server, step))
 
 
 def _of_the_past(server: SimServer, step: HypervisorStep) -> Refused | None:
@@ -193,7 +201,7 @@ def _start(world: World, durations: Durations, server: SimServer, m: MachineEntr
         leases.arm(world, server)
     record.boot, record.started = m.boot, world.now + server.clock
     world.set_state(server, domain, "running")
-    world.spawn(boot(world, durations, domain))
+    world.spawn(guests.boot(world, durations, domain))
     return None
 
 
@@ -242,26 +250,3 @@ def _forget(world: World, server: SimServer, m: MachineEntry) -> Failed | Refuse
     if failed is None:
         server.records[m.uid].ended = True
     return failed
-
-
-def boot(world: World, durations: Durations, domain: SimDomain) -> Process:
-    """A guest's start: user space, then, where its disk has joined, the kubelet."""
-    run, m = domain.run, domain.entry
-    yield durations.draw(durations.ranges.boot)
-    while world.in_run(domain, run) and not world.moves_on(domain):
-        yield STALLED  # it or its server hangs, or its disk does not answer
-    if not world.in_run(domain, run):
-        return
-    if m.image.disk in world.dead_images:
-        domain.detail = "no guest agent; the console's last lines:\nKernel panic - not syncing"
-        world.touch(world.servers[domain.server], m.uid)
-        return
-    if m.image.bootstrap == "guest-agent":
-        domain.guest_agent = True
-    volume = world.servers[domain.server].volumes.get(m.uid)
-    joined = volume is not None and bool(volume.joined)
-    if joined:
-        domain.bootstrap = "done"
-    world.touch(world.servers[domain.server], m.uid)
-    if joined:
-        yield from kubelets.start(world, domain, run)

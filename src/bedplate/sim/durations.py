@@ -17,9 +17,12 @@ from bedplate.model.steps import (
     DeleteRetained,
     DeleteVolume,
     DrainNode,
+    EraseDisks,
+    InspectServer,
     InstallAddons,
     MakeSecrets,
     PullImage,
+    RunTests,
     StopDomain,
 )
 
@@ -37,6 +40,9 @@ _STEPS: dict[str, Range] = {
     InstallAddons.__name__: (1.0, 5.0),
     DrainNode.__name__: (1.0, 20.0),
     DeleteNode.__name__: (0.05, 0.3),
+    InspectServer.__name__: (10.0, 60.0),
+    RunTests.__name__: (60.0, 600.0),
+    EraseDisks.__name__: (5.0, 900.0),
 }
 
 
@@ -49,6 +55,10 @@ class Ranges(msgspec.Struct, frozen=True, kw_only=True):
     join: Range = (20.0, 45.0)
     kubelet: Range = (3.0, 12.0)
     """From a joined machine's user space to a Ready node."""
+    insert_media: Range = (1.0, 20.0)
+    """A BMC's inserting a medium and setting what is booted (sushy-tools: 0.5 s; real ones fetch it first)."""
+    write: Range = (60.0, 300.0)
+    """An image on a bare server's disk, verified (seen: 112 s for 2.9 GB and 235 s to read it back, under load)."""
     step: Range = (0.05, 0.6)
     """A step that has no range of its own."""
     noticed: Range = (3.0, 5.0)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.model.blueprint import MachineEntry, ServerEntry
+from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, OperationId, ServerName, key
 from bedplate.model.kinds.base import Object
 from bedplate.model.steps import Done, Failed, Refused, StepResult
@@ -74,6 +74,8 @@ class History:
         self._story = Story(sim)
         self._servers: dict[ServerName, tuple[bool, bool]] = {}
         self._standing: dict[ServerName, str] = {}
+        self._states: dict[ServerName, str] = {}
+        """Of bare servers."""
         self._runs: dict[MachineUid, tuple[ServerName, int]] = {}
         self._last_ran: dict[MachineUid, ServerName] = {}
         self._paused: set[MachineUid] = set()
@@ -143,6 +145,8 @@ class History:
                     self._planned(entry)
                 elif isinstance(entry, ServerEntry):
                     self._judged(entry)
+                elif isinstance(entry, MetalEntry):
+                    self._bare(entry)
                 elif entry is None and k.startswith("machine/"):
                     self._tell("machine", k.partition("/")[2], "is gone")
                 elif entry is None and k.startswith("server/"):
@@ -173,6 +177,11 @@ class History:
             self._standing[entry.server] = verb
             detail = f"by {entry.by}: {entry.reason}" if entry.by else entry.reason
             self._tell("server", entry.server, verb, entry.server, detail)
+
+    def _bare(self, entry: MetalEntry) -> None:
+        if self._states.get(entry.server) != entry.state:
+            self._states[entry.server] = entry.state
+            self._tell("server", entry.server, f"is {entry.state}", entry.server, entry.reason)
 
     # --- the world ------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,8 @@ class People(Stage):
             server = self.world.servers.get(ServerName(obj.metadata.name))
             if server is not None:
                 server.place = dict(obj.spec.failure_domain)
+                if server.bare is not None:
+                    server.bare.accepted = obj.spec.accepted
                 server.maintenance = obj.spec.maintenance is not None or obj.spec.unschedulable
         elif isinstance(obj, Cluster):
             self.world.cluster(ClusterKey(f"{obj.metadata.namespace}/{obj.metadata.name}")).allow_many = many

@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from bedplate.model.inventory import BmcView
-from bedplate.model.steps import BmcStep, Done, Failed, PowerOff, StepResult, Ticket, Unknown
-from bedplate.sim import truth
+from bedplate.model.steps import (
+    BmcStep,
+    BootDisk,
+    BootMedia,
+    Done,
+    Failed,
+    PowerOff,
+    PowerOn,
+    ReadPower,
+    StepResult,
+    Ticket,
+    Unknown,
+)
+from bedplate.sim import bare, truth
 from bedplate.sim.durations import Durations
 from bedplate.sim.things import Process, SimServer
 from bedplate.sim.world import World
@@ -81,8 +93,11 @@ def _boot(world: World, server: SimServer, boot: int) -> Process:
     if server.broken:
         world.say("world", f"{server.name} does not come up")
         return
-    server.booted = server.agent = True
     server.error = ""
+    if server.bare is not None:
+        bare.came_up(world, server)
+        return
+    server.booted = server.agent = True
     for lease in server.leases.values():
         lease.last = 0.0
     world.touch_server(server)
@@ -116,12 +131,14 @@ def perform(world: World, durations: Durations, step: BmcStep, ticket: Ticket) -
     server = world.servers.get(step.entry.server)
     if server is None or step.entry.bmc is None:
         said = f"server {step.entry.server} has no BMC declared; set spec.bmc"
-        if isinstance(step, PowerOff):
+        if not isinstance(step, ReadPower):
             return Failed(reason="NoBmc", message=said, permanent=True)
         return Done(views=(BmcView(server=step.entry.server, reachable=False, error=said),))
     end = world.now + ticket.deadline - DEADLINE_MARGIN
     if isinstance(step, PowerOff):
         return (yield from _power_off(world, durations, server, end))
+    if not isinstance(step, ReadPower):
+        return (yield from _power_on(world, durations, server, step, end))
     return (yield from _read(world, server, end))
 
 
@@ -165,6 +182,32 @@ def _power_off(world: World, durations: Durations, server: SimServer, end: float
     if ordered or view.reachable:
         return Unknown(message=f"whether {server.name} is off could not be read back: {view.error or 'no time left'}")
     return Failed(reason="BmcUnreachable", message=f"the BMC of {server.name} can't be asked: {view.error}")
+
+
+def _power_on(
+    world: World, durations: Durations, server: SimServer, step: PowerOn | BootMedia | BootDisk, end: float
+) -> Running:
+    """Have it boot something else, or just switch it on, and read until it is on."""
+    view = yield from _ask(world, server, end)
+    if not view.reachable:
+        return Failed(reason="BmcUnreachable", message=f"the BMC of {server.name} can't be asked: {view.error}")
+    if not isinstance(step, PowerOn) and not server.bmc.deaf:
+        if server.bare is None:
+            return Failed(reason="NoVirtualMedia", message=f"the BMC of {server.name} has no virtual media")
+        yield durations.draw(durations.ranges.insert_media)
+        if isinstance(step, BootMedia) or server.powered:
+            at_risk = truth.quorum_before(world, *server.domains)
+            world.cut_power(server, f"for {step.name}")
+            truth.quorum_after(world, at_risk, f"rebooting {server.name}")
+        bare.order(server, step)
+    if not server.bmc.deaf:
+        on(world, server)
+    while world.now < end:
+        view = yield from _ask(world, server, end)
+        if view.power == "on":
+            return Done(views=(view,), message=f"{server.name} is on, as read back")
+        yield max(0.0, min(READ_AGAIN, end - world.now))
+    return Unknown(message=f"whether {server.name} is on could not be read back: {view.error or 'no time left'}")
 
 
 def _goes_off(world: World, seconds: float, server: SimServer, boot: int) -> Process:

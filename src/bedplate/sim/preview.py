@@ -21,7 +21,7 @@ from bedplate.model.kinds.base import Object
 from bedplate.model.policy import Policy
 from bedplate.model.spec import Spec
 from bedplate.model.steps import Step
-from bedplate.sim import drivers
+from bedplate.sim import guests
 from bedplate.sim.durations import Durations
 from bedplate.sim.reconstruct import world_from
 from bedplate.sim.simulator import Simulator
@@ -204,7 +204,7 @@ def _resume(sim: Simulator, world: World) -> None:
             volume = server.volumes.get(domain.entry.uid)
             joined = volume is not None and bool(volume.joined)
             if domain.state == "running" and (not domain.guest_agent or (joined and not domain.bootstrap)):
-                world.spawn(drivers.boot(world, Durations(0, middle=True), domain))
+                world.spawn(guests.boot(world, Durations(0, middle=True), domain))
             if domain.bootstrap == "running":
                 domain.bootstrap = ""
 

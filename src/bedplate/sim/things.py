@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ClusterKey, Digest, MachineUid, ServerName, StoreId
-from bedplate.model.inventory import PoolView
+from bedplate.model.inventory import MetalView, PoolView
 
 if TYPE_CHECKING:
     from bedplate.sim.workload import SimPod
@@ -156,6 +156,46 @@ class SimLease:
 
 
 @dataclass(eq=False)
+class SimDisk:
+    """A bare server's disk."""
+
+    serial: str
+    size: int = 960 * 10**9
+    """Bytes."""
+    machine: MachineEntry | None = None
+    """Whose image was begun to be written to it."""
+    whole: bool = False
+    """All of it was."""
+    content: str = ""
+    """What is on it; empty: nothing."""
+    health: Literal["", "ok", "failing"] = "ok"
+    stubborn: bool = False
+    """A fault: whatever is tried, it is not blank afterwards."""
+
+
+@dataclass(eq=False)
+class SimBare:
+    """What a bare server is beside a server."""
+
+    serial: str
+    mac: str
+    disks: dict[str, SimDisk]
+    pool: SimPool
+    """Where the disk of its machine is counted."""
+    accepted: bool = False
+    """A person released it."""
+    system: Literal["", "ram", "node"] = ""
+    media: int = 0
+    """The boot of the RAM system whose medium is inserted; 0: none."""
+    once: bool = False
+    """The next boot is from the medium."""
+    view: MetalView | None = None
+    """What its RAM system tells."""
+    silent_boots: int = 0
+    """A fault: so many boots from a medium lead to nothing."""
+
+
+@dataclass(eq=False)
 class SimServer:
     """A hypervisor with its libvirt, its agent's memory and its links to the networks."""
 
@@ -223,8 +263,14 @@ class SimServer:
     """Counts changes of that."""
     moves: int = 0
     """Live migrations from or to it that are under way."""
+    bare: SimBare | None = None
+    """It is no hypervisor: it boots what its BMC is told."""
     commands: int = 0
     """Grows when the agent dies: commands of its earlier life go no further."""
+
+    def record(self, uid: MachineUid) -> SimRecord:
+        """What its agent has written down of a machine; made where it is not yet."""
+        return self.records.setdefault(uid, SimRecord())
 
     @property
     def alive(self) -> bool:

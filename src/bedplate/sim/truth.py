@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName
-from bedplate.sim.things import SimCluster, SimDomain, SimServer
+from bedplate.sim.things import SimCluster, SimDisk, SimDomain, SimServer
 from bedplate.sim.world import LIVE, Identity, World, identities
 
 MANY = 0.3
@@ -191,6 +191,19 @@ def journalled(world: World, known: bool, what: str) -> None:
     """A step is handed out: it must be in the journal (rule 4)."""
     if not known:
         world.violation("rule 4", f"{what} was begun and is not in the journal")
+
+
+def overwriting(world: World, server: SimServer, disk: SimDisk) -> None:
+    """A bare server's disk is about to lose what is on it: nobody may use it, a person has released it (rule 3)."""
+    assert server.bare is not None
+    if not server.bare.accepted:
+        world.violation("rule 3", f"disk {disk.serial} of {server.name} is overwritten, which nobody accepted")
+    m = disk.machine
+    if m is None:
+        return
+    found = world.nodes.get(m.uid)
+    if found is not None and not found[0].going and disk.whole:
+        world.violation("rule 3", f"disk {disk.serial} of {m.name}, a node of {found[0].key}, is overwritten")
 
 
 # --- what is left -------------------------------------------------------------------------------------------------

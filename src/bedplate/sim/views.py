@@ -27,6 +27,9 @@ def view(world: World, k: Key) -> AnyView | None:
     if kind == "server":
         server = world.servers.get(ServerName(rest[0]))
         return None if server is None else server_view(world, server)
+    if kind == "metal":
+        bare = world.servers[ServerName(rest[0])].bare
+        return None if bare is None else bare.view
     if kind == "domain":
         return domain_view(world, world.servers[ServerName(rest[0])], MachineUid(rest[1]))
     if kind == "retained-disk-view":
@@ -57,6 +60,8 @@ def server_view(world: World, server: SimServer) -> ServerView:
         bridges=server.bridges,
         pools=tuple(p.view() for p in server.pools.values() if not _lost(server, p)),
         error=server.error or _pool_error(server),
+        system=server.bare.system or "hypervisor" if server.bare is not None else "hypervisor",
+        run=server.bare.view.run if server.bare is not None and server.bare.view is not None else 0,
     )
 
 
@@ -143,6 +148,8 @@ def node_view(world: World, cluster: SimCluster, name: str) -> NodeView:
 
 def everything_on(world: World, server: SimServer) -> list[AnyView]:
     """All that a server's agent would tell a controller that it just connected to."""
+    if server.bare is not None and server.bare.view is not None:
+        return [server_view(world, server), server.bare.view]
     made = [*server.domains.items(), *server.volumes.items()]
     uids = sorted({uid for uid, thing in made if thing.store == world.store})
     views: list[AnyView] = [server_view(world, server), *(domain_view(world, server, uid) for uid in uids)]

@@ -18,8 +18,10 @@ from bedplate.sim.durations import Durations
 from bedplate.sim.things import (
     Process,
     RunState,
+    SimBare,
     SimBmc,
     SimCluster,
+    SimDisk,
     SimDomain,
     SimLease,
     SimNode,
@@ -148,6 +150,28 @@ class World:
         self.touch_server(server)
         return server
 
+    def add_bare(
+        self,
+        name: str,
+        *,
+        cpus: int = 64,
+        memory_mib: int = 262_144,
+        disks: int = 2,
+        place: Mapping[str, str] | None = None,
+    ) -> SimServer:
+        """Rack a bare server that is switched off."""
+        server = self.add_server(name, cpus=cpus, memory_mib=memory_mib, bridges=(), pools={}, place=place)
+        serials = [f"{name}-disk{n}" for n in range(1, disks + 1)]
+        number = server.number
+        server.bare = SimBare(
+            serial=f"serial-{name}",
+            mac=f"aa:00:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}",
+            disks={s: SimDisk(s) for s in serials},
+            pool=SimPool("", capacity_mib=1_000_000_000),
+        )
+        server.powered = server.booted = server.agent = server.connected = False
+        return server
+
     def cluster(self, cluster: ClusterKey) -> SimCluster:
         """The cluster, made where it is not yet."""
         return self.clusters.setdefault(cluster, SimCluster(key=cluster))
@@ -232,6 +256,8 @@ class World:
         self.say("world", f"{server.name} loses its power: {why}")
         server.powered = server.booted = server.agent = False
         server.frozen = ""
+        if server.bare is not None:
+            server.bare.system, server.bare.view = "", None
         server.restarted = server.stuck = server.guarded = False
         server.commands += 1
         for domain in server.domains.values():
@@ -386,6 +412,10 @@ class World:
     def touch_lease(self, holder: SimServer, pool: str, witness: ServerName) -> None:
         """What a witness sees of a lease changed."""
         self._dirty[key("lease", holder.name, pool, witness)] = None
+
+    def touch_metal(self, server: SimServer) -> None:
+        """What the RAM system of a bare server tells changed."""
+        self._dirty[key("metal", server.name)] = None
 
     def touch_load(self, server: SimServer) -> None:
         """A server's load changed by enough to be told."""

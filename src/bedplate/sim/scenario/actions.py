@@ -10,14 +10,15 @@ from typing import Any, Literal
 import msgspec
 
 from bedplate.model.ids import Key, key
-from bedplate.model.policy import ALLOW_MANY, PAUSED
+from bedplate.model.kinds.infrastructure import Metal
+from bedplate.model.policy import ALLOW_MANY, PAUSED, REQUESTS
 from bedplate.model.times import timestamp
 from bedplate.sim.faults import Fault
 from bedplate.sim.happenings import Network, Way
 from bedplate.sim.scenario import ending, setting
 from bedplate.sim.scenario.cast import Cast
 from bedplate.sim.scenario.editing import annotate, edit_spec
-from bedplate.sim.scenario.plain import Plain, Time
+from bedplate.sim.scenario.plain import Plain, ScenarioError, Time
 from bedplate.sim.simulator import Simulator
 
 MoveFault = Literal["fails", "arrives unknown", "stays unknown", "paused"]
@@ -459,6 +460,52 @@ class Unschedulable(_OnServer, frozen=True, kw_only=True, tag="unschedulable"):
         edit_spec(sim, key("server", cast.server(self.server)), unschedulable=self.value)
 
 
+class Bare(_OnServer, frozen=True, kw_only=True, tag="bare"):
+    """A bare server is as said from now on."""
+
+    silent_boots: int | None = None
+    """So many of its next boots from a medium lead to nothing."""
+    stubborn: str = ""
+    """The number of a disk (from 1) that can't be erased, whatever it says."""
+    failing: str = ""
+    """The number of a disk that says of itself that it fails."""
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        server = sim.world.servers[cast.server(self.server)]
+        if server.bare is None:
+            raise ScenarioError(f"script.yaml: {server.name} is no bare server")
+        if self.silent_boots is not None:
+            server.bare.silent_boots = self.silent_boots
+        disks = list(server.bare.disks.values())
+        if self.stubborn:
+            disks[int(self.stubborn) - 1].stubborn = True
+        if self.failing:
+            disks[int(self.failing) - 1].health = "failing"
+
+
+class Accept(_OnServer, frozen=True, kw_only=True, tag="accept"):
+    """A person accepts a bare server."""
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        edit_spec(sim, key("server", cast.server(self.server)), accepted=True)
+
+
+class Retire(_OnServer, frozen=True, kw_only=True, tag="retire"):
+    """A person retires a bare server."""
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        edit_spec(sim, key("server", cast.server(self.server)), metal=Metal(retired=True))
+
+
+class Ask(_OnServer, frozen=True, kw_only=True, tag="ask"):
+    """A person asks something of a bare server that nobody uses."""
+
+    to: Literal["inspect", "test", "erase"]
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        annotate(sim, key("server", cast.server(self.server)), REQUESTS[self.to], timestamp(sim.now))
+
+
 class Declare(Action, frozen=True, kw_only=True, tag="declare"):
     """Users declare more: clusters, machines, or objects as they write them."""
 
@@ -501,5 +548,5 @@ AnyAction = (
     | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
     | ResumeGuest | DirtyMemory | StopApi | FailJoins | NextMove | NextStep | JumpClock | KillController
     | StartController | BreakStore | Maintain | Unmaintain | Pause | Resume | AllowMany | Scale | Unschedulable
-    | Declare | Delete | Mended
+    | Declare | Delete | Mended | Bare | Accept | Retire | Ask
 )  # fmt: skip

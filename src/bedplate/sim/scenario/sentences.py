@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from bedplate.model import steps
-from bedplate.model.blueprint import MachineEntry
+from bedplate.model.blueprint import MachineEntry, MetalState
 from bedplate.model.ids import Key, MachineUid
 from bedplate.model.validation.faults import nearest
 from bedplate.sim.history import EVERYTHING, Event
@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "is fenced": ("is fenced",),
     "is dead": ("is dead",),
     "is well": ("is well",),
+    **{f"is {s}": (f"is {s}",) for s in get_args(MetalState)},
     "is planned": ("is planned",),
     "is relocated": ("is relocated",),
     "is moved": ("is moved",),
@@ -69,6 +70,7 @@ TOGGLES: tuple[frozenset[str], ...] = (
     frozenset({"loses power", "has power"}),
     frozenset({"is connected", "is lost"}),
     frozenset({"is suspect", "is fenced", "is dead", "is well"}),
+    frozenset(f"is {s}" for s in get_args(MetalState)),
     frozenset({"starts", "arrives", "ends"}),
     frozenset({"pauses", "goes on"}),
     frozenset({"is Ready", "is NotReady", "is not Ready"}),

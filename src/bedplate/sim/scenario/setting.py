@@ -43,6 +43,12 @@ class Servers(Plain, frozen=True):
     place: dict[str, str | tuple[str, ...]] = {}
     """Failure domains: one value for all, or several that are dealt out one after the other."""
     bmc: bool = True
+    bare: bool = False
+    """They are bare servers, switched off, and run no hypervisor."""
+    accepted: bool = True
+    """Of bare ones: a person has accepted them."""
+    disks: int = 2
+    """Of bare ones."""
     labels: dict[str, str] = {}
 
 
@@ -58,6 +64,7 @@ class Pool(Plain, frozen=True):
     drain_timeout: Time = Time(600)
     max_surge: int = 1
     max_unavailable: int = 0
+    substrate: Literal["vm", "metal"] = "vm"
 
 
 class Application(Plain, frozen=True):
@@ -167,6 +174,16 @@ def world_of(setting: Setting) -> World:
         if type_ == "shared"
     }
     for racked in servers_of(setting):
+        if racked.group.bare:
+            memory = _mib(racked.group.memory, f"the memory of {racked.name}")
+            world.add_bare(
+                racked.name,
+                cpus=racked.group.cpus,
+                memory_mib=memory,
+                disks=racked.group.disks,
+                place=racked.place,
+            )
+            continue
         pools = {name: shared.get(name) or SimPool(name, capacity_mib=LOCAL_MIB) for name in racked.pools}
         memory = _mib(racked.group.memory, f"the memory of {racked.name}")
         world.add_server(racked.name, cpus=racked.group.cpus, memory_mib=memory, pools=pools, place=racked.place)
@@ -213,7 +230,13 @@ def _infrastructure(setting: Setting) -> Iterator[Object]:
     for racked in servers_of(setting):
         credentials = BmcCredentials(secret="bmc")
         bmc = Bmc(address=f"redfish+https://{racked.name}", credentials=credentials) if racked.group.bmc else None
-        spec = ServerSpec(role="hypervisor", bmc=bmc, failure_domain=racked.place)
+        bare = racked.group.bare
+        spec = ServerSpec(
+            role="free" if bare else "hypervisor",
+            bmc=bmc,
+            failure_domain=racked.place,
+            accepted=bare and racked.group.accepted,
+        )
         yield Server(metadata=ObjectMeta(name=racked.name, labels=racked.group.labels), spec=spec)
     yield fleet.network(addresses=2_000, vips=20)
     for name, type_ in setting.pools.items():
@@ -239,7 +262,9 @@ def _tenant(name: str, tenant: Tenant) -> Iterator[Object]:
 
 def pool_of(cluster: str, name: str, pool: Pool) -> NodePool:
     """The NodePool that is declared."""
-    shape_ = MachineShape(cpu=pool.cpu, memory=pool.memory, disk_pool=pool.disk_pool, match=pool.match)
+    shape_ = MachineShape(
+        substrate=pool.substrate, cpu=pool.cpu, memory=pool.memory, disk_pool=pool.disk_pool, match=pool.match
+    )
     made = fleet.pool(f"{cluster}-{name}", of=cluster, replicas=pool.replicas, shape=shape_, spread=pool.spread)
     rollout = Rollout(
         max_surge=pool.max_surge,

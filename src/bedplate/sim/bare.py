@@ -1,0 +1,210 @@
+"""Bare servers: what they boot, what their RAM system does, what is written to and erased from their disks.
+
+The twin of the Redfish driver where it boots, of the agent in the RAM system and of the node's own. A guest that is a
+node on a bare server is a domain as any other: it has a disk and a kubelet, and it ends with the server's power.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import msgspec
+
+from bedplate.model.blueprint import MachineEntry
+from bedplate.model.inventory import MetalView
+from bedplate.model.metal import Disk, Erased, Erasure, Hardware, NetworkCard, ServerTest, ServerTests, Written
+from bedplate.model.steps import (
+    BootDisk,
+    BootMedia,
+    Done,
+    EraseDisks,
+    Failed,
+    InspectServer,
+    RamStep,
+    Refused,
+    RunTests,
+    StepResult,
+    WriteImage,
+)
+from bedplate.sim import guests, truth
+from bedplate.sim.durations import Durations
+from bedplate.sim.things import SimBare, SimDisk, SimDomain, SimServer, SimVolume
+from bedplate.sim.world import World
+
+Running = Generator[float, None, StepResult]
+
+_TASKS = {"InspectServer": "inspect", "RunTests": "test", "WriteImage": "write", "EraseDisks": "erase"}
+
+
+# --- booting ------------------------------------------------------------------------------------------------------
+
+
+def order(server: SimServer, step: BootMedia | BootDisk) -> None:
+    """What its BMC was told to boot next."""
+    bare = server.bare
+    assert bare is not None
+    bare.media = step.entry.run if isinstance(step, BootMedia) else 0
+    bare.once = bare.media > 0
+
+
+def came_up(world: World, server: SimServer) -> None:
+    """Its firmware is through: the medium, if it is to be booted, else what is on its disk, else nothing."""
+    bare = server.bare
+    assert bare is not None
+    if bare.media and bare.once:
+        bare.once = False
+        if bare.silent_boots > 0:
+            bare.silent_boots -= 1
+            world.say("world", f"{server.name} does not boot its medium")
+            return
+        bare.view = MetalView(server=server.name, run=bare.media)
+        bare.system = "ram"
+    elif (m := _on_disk(bare)) is not None and m.uid in server.volumes:
+        bare.system = "node"
+        _start_node(world, server, m)
+    else:
+        world.say("world", f"{server.name} has nothing to boot")
+        return
+    server.booted = server.agent = True
+    world.touch_server(server)
+    world.touch_metal(server)
+
+
+def _on_disk(bare: SimBare) -> MachineEntry | None:
+    """What the disks hold that boots: the first that was written whole."""
+    return next((d.machine for d in bare.disks.values() if d.machine is not None and d.whole), None)
+
+
+def _start_node(world: World, server: SimServer, m: MachineEntry) -> None:
+    domain = server.domains.get(m.uid)
+    if domain is None:
+        domain = SimDomain(entry=m, store=world.store, defined_boot=1)
+        world.add_domain(server, domain)
+    record = server.record(m.uid)
+    record.generation, record.boot, record.started = int(m.generation), 1, world.now + server.clock
+    world.set_state(server, domain, "running")
+    world.spawn(guests.boot(world, world.durations, domain))
+
+
+# --- the RAM system -----------------------------------------------------------------------------------------------
+
+
+def perform(world: World, durations: Durations, server: SimServer, step: RamStep) -> Running:
+    """Run a step of the RAM system's agent."""
+    bare = server.bare
+    if bare is None or bare.system != "ram" or bare.view is None or bare.view.run != step.entry.run:
+        return Failed(reason="NotTheRamSystem", message=f"{server.name} does not run RAM system {step.entry.run}")
+    _tell(world, server, task=_TASKS[step.name])
+    yield durations.step(step.name)
+    match step:
+        case InspectServer():
+            _tell(world, server, hardware=hardware(server))
+        case RunTests():
+            _tell(world, server, tests=_tests(world, bare, step))
+        case WriteImage():
+            failed = yield from _write(world, durations, server, step)
+            if failed is not None:
+                _tell(world, server, task="")
+                return failed
+        case EraseDisks():
+            _erase(world, server, step)
+    _tell(world, server, task="")
+    return Done()
+
+
+def _tell(world: World, server: SimServer, **changes: object) -> None:
+    assert server.bare is not None
+    if server.bare.view is not None:
+        server.bare.view = msgspec.structs.replace(server.bare.view, **changes)
+        world.touch_metal(server)
+
+
+def hardware(server: SimServer) -> Hardware:
+    """What an inspection finds."""
+    assert server.bare is not None
+    return Hardware(
+        vendor="Sim",
+        product="Bare",
+        serial=server.bare.serial,
+        cpu_model="simulated",
+        sockets=1,
+        cores=server.cpus,
+        threads=server.cpus,
+        memory_mib=server.memory_mib,
+        disks=tuple(
+            Disk(serial=d.serial, size=d.size, transport="nvme", health=d.health) for d in server.bare.disks.values()
+        ),
+        nics=(NetworkCard(mac=server.bare.mac, carrier=True, boot=True, speed=10_000),),
+    )
+
+
+def _tests(world: World, bare: SimBare, step: RunTests) -> ServerTests:
+    found = [ServerTest(name="cpu", verdict="passed"), ServerTest(name="memory", verdict="passed")]
+    for d in bare.disks.values():
+        bad = d.health == "failing"
+        found.append(ServerTest(name=f"disk {d.serial}", verdict="failed" if bad else "passed", detail=d.health))
+    return ServerTests(suite=step.entry.suite, tests=tuple(found), began=world.now, ended=world.now)
+
+
+def _write(
+    world: World, durations: Durations, server: SimServer, step: WriteImage
+) -> Generator[float, None, Failed | Refused | None]:
+    bare, m = server.bare, step.machine
+    assert bare is not None
+    disk = bare.disks.get(step.entry.root_disk)
+    if disk is None:
+        return Failed(reason="DiskMissing", message=f"{server.name} has no disk {step.entry.root_disk!r}")
+    if m.image.disk in world.lost_images:
+        return Failed(reason="ImageMissing", message=f"the controller has no {m.image.name}")
+    if disk.machine is not None and disk.machine.uid == m.uid and disk.whole:
+        _tell(world, server, written=_written(m, disk))
+        return None
+    truth.overwriting(world, server, disk)
+    _forget(world, server, disk)
+    disk.machine, disk.whole, disk.content = m, False, m.uid
+    yield durations.draw(durations.ranges.write)
+    if disk.machine is not m:
+        return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
+    disk.whole = True
+    world.add_volume(
+        server, SimVolume(m.uid, server.name, bare.pool, m.disk_mib, world.store, generation=int(m.generation))
+    )
+    _tell(world, server, written=_written(m, disk))
+    return None
+
+
+def _written(m: MachineEntry, disk: SimDisk) -> Written:
+    return Written(uid=m.uid, generation=m.generation, digest=m.image.disk, serial=disk.serial)
+
+
+def _forget(world: World, server: SimServer, disk: SimDisk) -> None:
+    """What was on the disk is no more."""
+    if disk.machine is not None:
+        world.drop_domain(server, disk.machine.uid)
+        world.drop_volume(server, disk.machine.uid)
+    disk.machine, disk.whole, disk.content = None, False, ""
+
+
+def _erase(world: World, server: SimServer, step: EraseDisks) -> None:
+    bare = server.bare
+    assert bare is not None
+    known = {d.serial for d in step.entry.hardware.disks} if step.entry.hardware is not None else set[str]()
+    done: list[Erasure] = []
+    for disk in bare.disks.values():
+        if disk.serial not in known:
+            continue
+        truth.overwriting(world, server, disk)
+        if not disk.stubborn:
+            _forget(world, server, disk)
+        done.append(
+            Erasure(
+                serial=disk.serial,
+                size=disk.size,
+                method="nvme format --ses=1",
+                erased=not disk.stubborn,
+                checked=disk.size,
+                began=world.now,
+                ended=world.now,
+            )
+        )
+    _tell(world, server, erased=Erased(machine=step.entry.machine, disks=tuple(done)))
