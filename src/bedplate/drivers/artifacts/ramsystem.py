@@ -65,9 +65,29 @@ class RamBuild(msgspec.Struct, frozen=True):
 
 
 def build_ram_system(cache: Cache | None = None, progress: Progress = quiet) -> RamBuild:
-    """Build the RAM system, or take it from the cache. Needs root. Raises `ArtifactError`."""
+    """Build this version's RAM system, or take it from the cache. Needs root. Raises `ArtifactError`."""
     cache = cache or Cache()
-    inputs = {
+    found = find_ram_system(cache)
+    if found is not None:
+        return found
+    if os.geteuid() != 0:
+        raise ArtifactError("building the RAM system needs root (it mounts in a chroot); use sudo")
+
+    def build(folder: Path) -> dict[str, object]:
+        packages = agent_tree.packages(cache, progress)
+        return _build(folder, _base(cache, progress).path / "root.tar", packages, progress)
+
+    return _read(cache.obtain(KIND, _inputs(), build, progress, label="RAM system"))
+
+
+def find_ram_system(cache: Cache | None = None) -> RamBuild | None:
+    """This version's RAM system, if it is in the cache: its agent is the one that this version's controller takes."""
+    found = (cache or Cache()).find(KIND, _inputs())
+    return None if found is None else _read(found)
+
+
+def _inputs() -> dict[str, object]:
+    return {
         "recipe": RECIPE,
         "suite": debian.SUITE,
         "packages": list(PACKAGES),
@@ -76,23 +96,6 @@ def build_ram_system(cache: Cache | None = None, progress: Progress = quiet) -> 
         "agent": agent_tree.digest(),
         "commandLine": COMMAND_LINE,
     }
-    found = cache.find(KIND, inputs)
-    if found is not None:
-        return _read(found)
-    if os.geteuid() != 0:
-        raise ArtifactError("building the RAM system needs root (it mounts in a chroot); use sudo")
-
-    def build(folder: Path) -> dict[str, object]:
-        packages = agent_tree.packages(cache, progress)
-        return _build(folder, _base(cache, progress).path / "root.tar", packages, progress)
-
-    return _read(cache.obtain(KIND, inputs, build, progress, label="RAM system"))
-
-
-def newest_ram_system(cache: Cache | None = None) -> RamBuild | None:
-    """The RAM system that was built last, if there is one in the cache."""
-    entries = (cache or Cache()).entries(KIND)
-    return _read(entries[0]) if entries else None
 
 
 def _read(entry: Entry) -> RamBuild:
