@@ -1,4 +1,7 @@
-"""`python -m bedplate.agent [ENROL_FILE]`: the agent without the command line's other parts, for small servers."""
+"""`python -m bedplate.agent [ENROL_FILE | --ram SETTINGS_FILE | --node]`: the agent without the rest of Bedplate.
+
+A hypervisor's, unless it is told to be that of a RAM system or of a node on bare metal, which need no libvirt.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,38 @@ import os
 import sys
 from pathlib import Path
 
-from bedplate.agent.main import STATE_FOLDER, run
+from bedplate.agent.starting import STATE_FOLDER
 
-sys.exit(
-    run(
-        sys.argv[1] if len(sys.argv) > 1 else "",
-        state=Path(os.environ.get("BEDPLATE_AGENT_STATE", STATE_FOLDER)),
-        libvirt_uri=os.environ.get("BEDPLATE_LIBVIRT_URI", "qemu:///system"),
-        watchdog=os.environ.get("BEDPLATE_WATCHDOG", ""),
-        dial_own_addresses=os.environ.get("BEDPLATE_DIAL_OWN_ADDRESSES") == "1",
-    )
-)
+
+def main(argv: list[str]) -> int:
+    """Run the role that the arguments name; the exit code."""
+    board = os.environ.get("BEDPLATE_HOST_UUID", "")
+    own_addresses = os.environ.get("BEDPLATE_DIAL_OWN_ADDRESSES") == "1"
+    match argv:
+        case ["--ram", settings]:
+            from bedplate.agent.ram import main as ram
+
+            folder = Path(os.environ.get("BEDPLATE_AGENT_STATE", ram.STATE_FOLDER))
+            return ram.run(settings, state=folder, board=board)
+        case ["--node"]:
+            from bedplate.agent.node import main as node
+
+            folder = Path(os.environ.get("BEDPLATE_AGENT_STATE", STATE_FOLDER))
+            return node.run(state=folder, board=board, dial_own_addresses=own_addresses)
+        case [] | [_] if not argv or not argv[0].startswith("--"):
+            from bedplate.agent.main import run
+
+            return run(
+                argv[0] if argv else "",
+                state=Path(os.environ.get("BEDPLATE_AGENT_STATE", STATE_FOLDER)),
+                libvirt_uri=os.environ.get("BEDPLATE_LIBVIRT_URI", "qemu:///system"),
+                watchdog=os.environ.get("BEDPLATE_WATCHDOG", ""),
+                dial_own_addresses=own_addresses,
+            )
+        case _:
+            sys.stderr.write("usage: python -m bedplate.agent [ENROL_FILE | --ram SETTINGS_FILE | --node]\n")
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

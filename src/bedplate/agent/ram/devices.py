@@ -109,22 +109,27 @@ def signatures(disk: Device) -> tuple[str, ...]:
     return tuple(found)
 
 
-def run_tool(argv: Sequence[str], *, seconds: float = TOOL_SECONDS, stdin: bytes | None = None) -> str:
-    """Run a tool that is there in the RAM system and give what it printed.
+def run_tool(argv: Sequence[str], *, seconds: float = TOOL_SECONDS, any_code: bool = False) -> str:
+    """As `tool_output`, as text."""
+    return tool_output(argv, seconds=seconds, any_code=any_code).decode(errors="replace")
+
+
+def tool_output(argv: Sequence[str], *, seconds: float = TOOL_SECONDS, any_code: bool = False) -> bytes:
+    """Run a tool that is there in the RAM system and give what it printed. `any_code`: however it ended.
 
     Raises:
         AgentFault: it is missing, failed or did not end in time.
     """
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
     except FileNotFoundError as error:
         raise AgentFault("ToolMissing", f"{argv[0]} is missing in this system", permanent=True) from error
     except subprocess.TimeoutExpired as error:
         raise AgentFault("ToolHung", f"{argv[0]} did not end within {seconds:.0f} s") from error
-    if done.returncode != 0:
+    if done.returncode != 0 and not any_code:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:] or ["nothing was said"]
         raise AgentFault("ToolFailed", f"{' '.join(argv[:3])} failed ({done.returncode}): {said[0]}")
-    return done.stdout.decode(errors="replace")
+    return done.stdout
 
 
 def _device(row: dict[str, Any]) -> Device:

@@ -1,4 +1,6 @@
-"""Run the agent on a hypervisor. It enrols once with the file of `bedplate server enrol`, then keeps its identity.
+"""Run the agent on a server. It enrols once with the file of `bedplate server enrol`, then keeps its identity.
+
+On bare metal the RAM system and the node's image start it by themselves, as --ram and --node.
 
 Examples:
   bedplate agent --enrol-file /etc/bedplate/enrol.json
@@ -25,10 +27,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watchdog", default="", metavar="PATH",
                         help="device that cuts the server's power unless fed, for guests on shared disks; auto:"
                              " /dev/watchdog if it is there (default: none)")  # fmt: skip
+    bare = parser.add_mutually_exclusive_group()
+    bare.add_argument("--ram", default="", metavar="FILE", help="be the agent of a RAM system with these settings")
+    bare.add_argument("--node", action="store_true", help="be the agent of a node on bare metal")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it until it is told to stop."""
+    if args.ram:
+        from bedplate.agent.ram.main import run as run_ram
+
+        return run_ram(args.ram)
+    if args.node:
+        from bedplate.agent.node.main import run as run_node
+
+        return run_node(state=args.state)
     from bedplate.agent.main import run as run_agent
 
     return run_agent(

@@ -35,7 +35,7 @@ from bedplate.model.agent_protocol import (
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Epoch, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import Observation, ServerView
-from bedplate.model.steps import AgentStep, DefineDomain, Failed, StartDomain, StepResult, Ticket
+from bedplate.model.steps import AgentStep, DefineDomain, Failed, StartDomain, StepResult, Ticket, WriteImage
 from bedplate.ports import Duplex, GuestError, GuestFile, GuestOutput, ImageSource, SecretStore, Sink
 
 log = logging.getLogger("bedplate.agents")
@@ -196,6 +196,10 @@ class AgentServer:
             return f"it calls itself {hello.server.server} with the certificate of {name}"
         if hello.epoch > self._epoch():
             return f"it has seen epoch {hello.epoch}: this controller ({self._epoch()}) is out of date"
+        link = self._links.get(name)
+        now = link.view if link is not None else None
+        if now is not None and now.system == hello.server.system == "ram" and hello.server.run < now.run:
+            return f"it is boot {hello.server.run} of the RAM system, and boot {now.run} was heard: it is of the past"
         known = await asyncio.to_thread(self._authority.known, name)
         if known is None or known.host_uuid != hello.server.host_uuid:
             expected = known.host_uuid if known is not None else "none"
@@ -227,6 +231,9 @@ class AgentServer:
             except LookupError as error:
                 message = f"user data {step.machine.user_data} of {step.machine.name} can't be read: {error}"
                 return Failed(reason="UserDataMissing", message=message)
+        # The node that the RAM system's agent writes follows it under the same name, and its key is then the one that
+        # counts. Where it dials is for that agent to say, which knows how the controller is reached.
+        enrol = await self.enrolment(step.server) if isinstance(step, WriteImage) else b""
         command = Command(
             operation=ticket.operation,
             store=ticket.store,
@@ -234,6 +241,7 @@ class AgentServer:
             deadline=ticket.deadline,
             step=step,
             user_data=user_data,
+            enrol=enrol,
         )
         return await link.command(command)
 
