@@ -87,9 +87,11 @@ def still_there(inp: PlanInput, t: Tables, old: MachineEntry) -> Iterator[Wrong]
     entry = t.entries.get(key("metal", old.server))
     if not isinstance(entry, MetalEntry) or entry.machine != old.uid:
         return
+    before = inp.parent.entries.get(entry.key)  # what the evidence speaks of: the next state may begin in this plan
+    since, run = (before.since, before.run) if isinstance(before, MetalEntry) else (entry.since, entry.run)
     seen, bmc = inp.inventory.server(old.server), inp.inventory.bmc(old.server)
-    other = seen is not None and seen.value.connected and seen.value.system == "ram" and seen.value.run >= entry.run
-    off = bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since
+    other = seen is not None and seen.value.connected and seen.value.system == "ram" and seen.value.run >= run
+    off = bmc is not None and bmc.value.power == "off" and bmc.time >= since
     lost = t.entries.get(key("server", old.server))
     dead = isinstance(lost, ServerEntry) and lost.standing == "dead" and lost.by == "power"
     if entry.state in {"deploying", "deployed"} or not (other or off or dead):

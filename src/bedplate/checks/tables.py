@@ -58,7 +58,8 @@ def unique_things(entry: AnyEntry) -> list[tuple[str, ...]]:
                 things.append(("address", entry.nic.network, entry.nic.address))
             return things
         case MetalEntry():
-            return [("BMC", entry.bmc.address), ("address", entry.nic.network, entry.nic.address)]
+            held = [("address", entry.nic.network, entry.kept)] if entry.kept else []
+            return [("BMC", entry.bmc.address), ("address", entry.nic.network, entry.nic.address), *held]
         case ClusterEntry() if entry.endpoint_type == "vrrp":
             return [
                 ("address", entry.network, entry.endpoint),

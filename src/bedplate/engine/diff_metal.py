@@ -52,8 +52,11 @@ def revived(world: World, s: ServerEntry) -> Next:
 
 
 def _woken(world: World, e: MetalEntry, off: float) -> bool:
-    """Since its power was cut, somebody has switched it on and what was given up runs again: its kubelet would come back
-    to a cluster that has replaced it."""
+    """Since its power was cut, somebody has switched it on and what was given up runs again: its kubelet would come
+    back to a cluster that has replaced it. Or its machine is still planned, and its end is yet to be seen."""
+    if world.blueprint.machine(e.machine) is not None:
+        bmc = world.inventory.bmc(e.server)
+        return bmc is None or bmc.value.power != "off" or bmc.time < e.since
     seen = world.inventory.server(e.server)
     return seen is not None and seen.value.system == "node" and usable(world, e.server) and seen.time > off
 

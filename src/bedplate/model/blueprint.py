@@ -258,6 +258,9 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """What it is claimed by, from `deploying` on until it is erased."""
     root_disk: str = ""
     """Serial number of the disk that the machine is written to."""
+    kept: str = ""
+    """Address of a machine that is gone and still lies on its disks: whoever switches the server on would bring it
+    back, so nobody else gets it until it is erased or overwritten."""
     written: bool = False
     """The machine's disk was written and read back."""
     then: Literal["available", "retired"] = "available"

@@ -132,7 +132,7 @@ def _given_back(p: Planning, m: MachineEntry) -> None:
         p.wait(m.key, Waiting.STEP, "a step on it is still running")
     elif metal.ended(p, m) and metal.has_left(p, m):
         p.drop(m.key, f"{m.name} is gone from {m.server}")
-        p.round_changed.add(key("metal", m.server))
+        metal.keep_address(p, m)
     else:
         p.round_changed.add(key("metal", m.server))
         p.wait(m.key, Waiting.METAL, f"it goes once {m.server} is known not to run it any more")

@@ -189,10 +189,10 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
     return False
 
 
-def _failed(p: Planning, entry: MetalEntry, step: str) -> bool:
-    """Quarantine it where its step failed too often; True where it did."""
+def _failed(p: Planning, entry: MetalEntry, view: MetalView, step: str) -> bool:
+    """Quarantine it where its step failed too often; True where it did. What is still at work has not failed."""
     history = p.attempt(entry.key, step)
-    if history.count < p.policy.step_attempts_limit or history.running:
+    if history.count < p.policy.step_attempts_limit or history.running or view.task:
         return False
     _quarantine(p, entry, f"{step} failed {history.count} times, last: {history.last_error}")
     return True
@@ -216,7 +216,7 @@ def _inspecting(p: Planning, entry: MetalEntry) -> None:
             _wait_for_ram(p, entry, "its RAM system is to start")
         return
     if view.hardware is None:
-        if not _failed(p, entry, "InspectServer"):
+        if not _failed(p, entry, view, "InspectServer"):
             _wait_for_ram(p, entry, "its hardware is looked at")
         return
     twin = next((e.server for e in p.index.all_metal() if _same_serial(e, entry, view)), "")
@@ -253,7 +253,7 @@ def _testing(p: Planning, entry: MetalEntry) -> None:
         if not _late(p, entry, "its RAM system"):
             _wait_for_ram(p, entry, "its RAM system is to start")
     elif view.tests is None or view.tests.suite != entry.suite:
-        if not _failed(p, entry, "RunTests"):
+        if not _failed(p, entry, view, "RunTests"):
             _wait_for_ram(p, entry, f"the {entry.suite} tests run")
     elif view.tests.verdict == "failed":
         bad = ", ".join(f"{t.name}: {t.detail}" for t in view.tests.tests if t.verdict == "failed")
@@ -311,9 +311,9 @@ def _deploying(p: Planning, entry: MetalEntry, declared: Server) -> None:
             if not _late(p, entry, "its RAM system"):
                 _wait_for_ram(p, entry, "its RAM system is to start")
         elif view.written is not None and view.written.uid == m.uid:
-            written = msgspec.structs.replace(entry, written=True, tries=0, reason="its disk is written")
+            written = msgspec.structs.replace(entry, written=True, tries=0, kept="", reason="its disk is written")
             p.put(written, f"{entry.server} is to boot from its disk: {m.name} is written to it")
-        elif not _failed(p, entry, "WriteImage"):
+        elif not _failed(p, entry, view, "WriteImage"):
             _wait_for_ram(p, entry, f"{m.image.name} is written for {m.name}")
         return
     if reports(p, m):
@@ -365,18 +365,27 @@ def _erasing(p: Planning, entry: MetalEntry) -> None:
         if not _late(p, entry, "its RAM system"):
             _wait_for_ram(p, entry, "its RAM system is to start")
     elif view.erased is None:
-        if not _failed(p, entry, "EraseDisks"):
+        if not _failed(p, entry, view, "EraseDisks"):
             _wait_for_ram(p, entry, "its disks are erased")
     elif machine(p, entry) is not None:
         _wait_for_ram(p, entry, "its machine's entry is to go")
     elif view.erased.proven:
         _into(
             p, entry, entry.then, "every disk was read back blank", boot=False, erased=view.erased,
-            machine=MachineUid(""), root_disk="",
+            machine=MachineUid(""), root_disk="", kept="",
         )  # fmt: skip
     else:
         bad = ", ".join(d.serial or d.model for d in view.erased.disks if not d.erased) or "no disk was found"
         _into(p, entry, "quarantined", f"not proven to be blank: {bad}", boot=False, erased=view.erased)
+
+
+def keep_address(p: Planning, m: MachineEntry) -> None:
+    """The machine is gone and still lies on its server's disks."""
+    entry = p.index.metal(m.server)
+    if entry is not None and entry.machine == m.uid:
+        kept = msgspec.structs.replace(entry, kept=m.nic.address)
+        p.put(kept, f"{m.nic.address} is kept for what lies on the disks of {m.server}")
+        p.round_changed.add(entry.key)
 
 
 def ended(p: Planning, m: MachineEntry) -> bool:

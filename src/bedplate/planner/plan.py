@@ -172,6 +172,8 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
         case "server" | "bmc":
             name, k = ServerName(rest), key("server", rest)
             mine = {k} if index.by_server.get(name) or k in index.entries else set[Unit]()
+            if index.metal(name) is not None:  # its power may be what its machine waits on
+                mine |= set(index.units_on(name))
             mine |= _bare(inp, index, name)
             if not index.refresh_server(inp.spec, inp.inventory, name):
                 return mine | index.waiters  # only free space is new, which nobody asks for who is placed

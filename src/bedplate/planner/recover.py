@@ -136,7 +136,12 @@ def _on_metal(p: Planning, m: MachineEntry) -> Verdict | Literal["wait"] | None:
         p.wait(m.key, Waiting.DEAD, f"{m.server} is dead and is switched on again; its node is replaced if that fails")
         return "wait"
     seen = p.domain(m)
-    if p.usable(m.server) and (seen is None or seen.value.state != "running"):
+    server = p.inventory.server(m.server)
+    if p.usable(m.server) and server is not None and (seen is None or seen.value.state != "running"):
+        at = server.time + p.policy.metal_boot_timeout
+        if at <= p.now:
+            return Verdict("replace", f"{m.server} runs something else than {m.name}", confirmed=False)
+        p.at(at)
         p.wait(m.key, Waiting.METAL, f"{m.server} runs something else than {m.name}")
         return "wait"
     return None

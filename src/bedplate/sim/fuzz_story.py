@@ -28,6 +28,10 @@ SHARED = 8
 """So many seeds in a row begin in one world: bringing it to Ready takes as long as a day in it."""
 CALM_AFTER = Time(4 * 3600)
 """What is left of a story once all is mended."""
+METAL = "metal"
+"""The name of the pool on bare servers."""
+CALM_WITH_METAL = Time(12 * 3600)
+"""The same with bare servers: erasing and deploying one takes three boots of up to 20 min, and some are tried again."""
 
 
 class _Dice:
@@ -38,6 +42,7 @@ class _Dice:
         self.setting = setting
         self.hours = hours
         self.servers = [f"{g.name}{n}" for g in setting.groups for n in range(1, g.count + 1)]
+        self.bare = [f"{g.name}{n}" for g in setting.groups if g.bare for n in range(1, g.count + 1)]
         self.racks = sorted({v for g in setting.groups for v in _values(g.place.get("rack"))})
         self.feeds = sorted(
             {(k, v) for g in setting.groups for k in g.place if k != "rack" for v in _values(g.place[k])}
@@ -199,7 +204,8 @@ def _move(d: _Dice, at: Time) -> list[AnyAction]:
 _STEPS = (
     "StartDomain", "DefineDomain", "CreateVolume", "RemoveDomain", "DeleteVolume", "RetainVolume", "StopDomain",
     "ForgetDomain", "ReceiveDomain", "MigrateDomain", "PowerOff", "ReadPower", "MarkOutOfService", "ClearOutOfService",
-    "DrainNode", "DeleteNode", "RemoveEtcdMember", "Bootstrap",
+    "DrainNode", "DeleteNode", "RemoveEtcdMember", "Bootstrap", "PowerOn", "BootMedia", "BootDisk", "InspectServer",
+    "RunTests", "WriteImage", "EraseDisks",
 )  # fmt: skip
 
 
@@ -242,8 +248,25 @@ def _pause(d: _Dice, at: Time) -> list[AnyAction]:
 
 def _scale(d: _Dice, at: Time) -> list[AnyAction]:
     pool, replicas = d.random.choice(d.pools)
-    wanted = max(1, replicas + d.random.choice([-2, -1, 1]))
+    more = [-2, -1, 1] if not pool.endswith(METAL) else [-2, -1]  # there may be no bare server to spare
+    wanted = max(1, replicas + d.random.choice(more))
     return [do.Scale(pool=pool, replicas=wanted, at=at), do.Scale(pool=pool, replicas=replicas, at=d.time())]
+
+
+def _bare(d: _Dice, at: Time) -> list[AnyAction]:
+    """Something with a bare server, where there is one."""
+    if not d.bare:
+        return _scale(d, at)
+    name = d.random.choice(d.bare)
+    kind = d.random.random()
+    if kind < 0.3:
+        return [do.Bare(server=name, silent_boots=d.random.randint(1, 3), at=at)]
+    if kind < 0.5:
+        return [do.Bare(server=name, stubborn="1", at=at)]
+    if kind < 0.6:
+        return [do.Bare(server=name, failing="2", at=at)]
+    what: Any = d.random.choice(["inspect", "test", "erase"])
+    return [do.Ask(server=name, to=what, at=at)]
 
 
 WEIGHTS: dict[Trouble, float] = {
@@ -272,6 +295,7 @@ WEIGHTS: dict[Trouble, float] = {
     _maintain: 6,
     _pause: 2,
     _scale: 2,
+    _bare: 3,
 }
 
 
@@ -299,15 +323,28 @@ def setting_of(seed: int, servers: int) -> Setting:
         tenant, used = _tenant(r, budget // max(1, servers // 12), servers, list(kinds))
         budget -= used
         clusters[f"c{n + 1}"] = tenant
+    groups = (group, *_bare_servers(r, servers, place, clusters))
     machines = {f"vm{n + 1}": Vm(disk_pool=r.choice([*kinds, ""])) for n in range(max(1, servers // 10))}
     return Setting(
         seed=seed,
-        servers=(group,),
+        servers=groups,
         pools=kinds,
         clusters=clusters,
         machines=machines,
         image_locks=r.random() < 0.5,
     )
+
+
+def _bare_servers(
+    r: random.Random, servers: int, place: dict[str, str | tuple[str, ...]], clusters: dict[str, Tenant]
+) -> tuple[Servers, ...]:
+    """In two worlds of five: bare servers, and a pool of the first cluster on them, with or without one to spare."""
+    if r.random() < 0.6:
+        return ()
+    count = max(2, servers // 6)
+    replicas = max(1, count - r.choice([0, 1, 2]))
+    clusters["c1"].pools[METAL] = Pool(replicas=replicas, memory="8Gi", substrate="metal")
+    return (Servers(name="bm", count=count, place=place, bare=True),)
 
 
 def _tenant(r: random.Random, mib: int, servers: int, kinds: list[str]) -> tuple[Tenant, int]:
@@ -342,11 +379,17 @@ def story_of(seed: int, *, servers: int, hours: float) -> Scenario:
     events = [e for e in events if e.at < end]
     events.sort(key=lambda e: float(e.at))
     events.append(do.Mended(at=end))
+    calm = CALM_WITH_METAL if d.bare else CALM_AFTER
     return Scenario(
         name=f"seed_{seed}",
         story=f"# Seed {seed}\nA random story of {servers} servers and {hours:g} hours.",
         setting=setting,
-        script=Script(lasts=Time(end + CALM_AFTER), events=tuple(events), chance=seed, lenient=True),
+        script=Script(
+            lasts=Time(end + calm),
+            events=tuple(events),
+            chance=seed,
+            lenient=True,
+        ),
         expect=(f"finally {LIVE}",),
     )
 

@@ -243,16 +243,24 @@ class Happenings(People):
             if domain is None:
                 continue
             self.say("world", f"{domain.entry.name} on {server.name} ends{' with its disk' if lose_disk else ''}")
-            self.world.set_state(server, domain, "crashed")
+            if server.bare is not None:
+                self.world.cut_power(server, "its system powers it off")
+            else:
+                self.world.set_state(server, domain, "crashed")
             if undefine:
                 self.world.drop_domain(server, uid)
             if lose_disk:
                 self.world.drop_volume(server, uid)
+            if lose_disk and server.bare is not None:
+                server.bare.lose(uid)
         self.touched()
 
     def hang_guest(self, uid: MachineUid) -> None:
         """A guest's kernel hangs: it runs, and nothing in it does."""
-        for domain in self._live(uid):
+        for domain in list(self._live(uid)):
+            if self.world.servers[domain.server].bare is not None:
+                self.hang(domain.server)
+                continue
             self.say("world", f"the kernel of {domain.entry.name} hangs")
             domain.hung = True
             domain.guest_agent = False

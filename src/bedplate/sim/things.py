@@ -194,6 +194,18 @@ class SimBare:
     silent_boots: int = 0
     """A fault: so many boots from a medium lead to nothing."""
 
+    def lose(self, uid: MachineUid) -> None:
+        """What was written for that machine is no more."""
+        for disk in self.disks.values():
+            if disk.machine is not None and disk.machine.uid == uid:
+                disk.machine, disk.whole, disk.content = None, False, ""
+
+    def mend(self) -> None:
+        """End its faults; a disk that fails is changed for one that does not."""
+        self.silent_boots = 0
+        for disk in self.disks.values():
+            disk.stubborn, disk.health = False, "ok"
+
 
 @dataclass(eq=False)
 class SimServer:

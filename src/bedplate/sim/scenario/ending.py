@@ -5,12 +5,14 @@ Liveness is judged here: everything becomes Ready again, or says on what it wait
 
 from __future__ import annotations
 
-from bedplate.model.ids import Key
+from bedplate.model.blueprint import MetalEntry
+from bedplate.model.ids import Key, key
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.infrastructure import Server
-from bedplate.model.policy import ALLOW_MANY, PAUSED
+from bedplate.model.policy import ALLOW_MANY, PAUSED, REQUESTS
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
+from bedplate.model.times import timestamp
 from bedplate.sim.scenario.editing import annotate
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story
@@ -31,6 +33,8 @@ def mend(sim: Simulator) -> None:
     for server in sim.world.servers.values():
         server.broken, server.error = False, ""
         server.bmc = SimBmc()
+        if server.bare is not None:
+            server.bare.mend()
         for pool in server.pools.values():
             pool.full, pool.gone, pool.slow = False, False, 1.0
         if server.powered and (server.frozen or not server.agent):
@@ -72,6 +76,9 @@ def help_out(sim: Simulator) -> None:
     for k, obj in list(sim.store.objects.items()):
         if isinstance(obj, Cluster) and any(_concerns(sim, k, a) for a in asked):
             annotate(sim, k, ALLOW_MANY, "true")
+    for entry in sim.store.blueprint.entries.values():
+        if isinstance(entry, MetalEntry) and entry.state == "quarantined":
+            annotate(sim, key("server", entry.server), REQUESTS["erase"], timestamp(sim.now))
     for server in sim.world.servers.values():
         sim.power_on(server.name)  # one that was fenced stays off until somebody has looked at it
     for domains in list(sim.world.live.values()):
@@ -116,6 +123,7 @@ def _orphans(sim: Simulator) -> list[str]:
     found: list[str] = []
     for server in sim.world.servers.values():
         for uid in sorted({*server.domains, *server.volumes} - planned):
-            if uid in server.volumes or uid in sim.world.live:
+            # What is left on a bare server's disks goes when it is written or erased next.
+            if (uid in server.volumes and server.bare is None) or uid in sim.world.live:
                 found.append(f"an orphan: {uid} on {server.name}")
     return found
