@@ -12,8 +12,8 @@ from bedplate.model.ids import ClusterKey, ServerName
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.sim import fleet
-from bedplate.sim.guests import boot
 from bedplate.sim.durations import Durations
+from bedplate.sim.guests import boot
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story
 

@@ -1,4 +1,8 @@
-"""Enrol a server, or switch its power.
+"""Enrol a hypervisor, switch a server's power, or take a bare server through its life.
+
+A bare server is added (declared with its BMC), accepted (from then on it is booted, and its disks may be overwritten),
+inspected and tested by that, and then there for node pools of `substrate: metal`. `inspect`, `test` and `erase` ask for
+that once more, of a server that nobody uses; `retire` erases it and takes it out of service.
 
 `enrol` makes the file by which a server's agent becomes known to the controller, once. `power` has its BMC power it on
 or off at once (`cycle`: off, then on), and tells what was read back; it names the machines that run there first.
@@ -7,6 +11,12 @@ Examples:
   bedplate server enrol hv1 -o hv1.enrol
   bedplate server enrol hv1 --replace --controller bedplate.example.com:7444 -o hv1.enrol
   bedplate server enrol hv1 | ssh root@hv1 bedplate agent --enrol-file -
+  bedplate server add r1-u07 --bmc redfish+https://10.0.0.7 --username root --password-file bmc.txt --domain rack=r1
+  bedplate server add -f rack1.csv
+  bedplate server accept r1-u07 r1-u08 --yes --wait
+  bedplate server test r1-u07 --suite burn-in
+  bedplate server erase r1-u07 --yes --wait
+  bedplate server retire r1-u07 --yes
   bedplate server power on hv1
   bedplate server power cycle hv1 --yes
 """
@@ -18,9 +28,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bedplate.cli import bare, racking
 from bedplate.cli.errors import UserError
 from bedplate.cli.output import as_json
-from bedplate.cli.parsing import add_actions, add_connection
+from bedplate.cli.parsing import add_actions, add_connection, add_timeout, existing_file
 from bedplate.cli.private import write_private
 from bedplate.cli.session import Session
 
@@ -40,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help="where the agent dials (default: the address at which the controller listens)")  # fmt: skip
     enrol.add_argument("--replace", action="store_true", help="let other hardware take over the name")
     add_connection(enrol)
+    _configure_bare(actions)
     power = actions.add_parser("power", help="switch a server's power by its BMC")
     power.add_argument("to", choices=("on", "off", "cycle"), help="off and cycle cut the power at once")
     power.add_argument("name", metavar="NAME", help="the server's name; its BMC must be declared")
@@ -48,9 +60,59 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_connection(power)
 
 
+def _configure_bare(actions: Any) -> None:
+    add = actions.add_parser("add", help="declare bare servers with their BMCs")
+    add.add_argument("name", metavar="NAME", nargs="?", default="", help="the server's name")
+    add.add_argument("--bmc", default="", metavar="ADDRESS", help="its BMC, such as redfish+https://10.0.0.7")
+    add.add_argument("--credentials", default="", metavar="SECRET", help="a Secret with username and password")
+    add.add_argument("--username", default="", metavar="NAME", help="of the BMC; a Secret is made for it")
+    add.add_argument("--password-file", default="", metavar="FILE", help="file with the BMC's password, - to read it")
+    add.add_argument("--verify-ca", type=existing_file, metavar="FILE", help="PEM of the BMC's certificate or its CA")
+    add.add_argument("--insecure", action="store_true", help="take any certificate of the BMC")
+    add.add_argument("--network", default="", metavar="NAME", help="Network that it boots in (default: the only one)")
+    add.add_argument("--boot-mac", default="", metavar="MAC", help="its interface on that network (default: any)")
+    add.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; may be repeated")
+    add.add_argument("--domain", action="append", default=[], metavar="KEY=VALUE",
+                     help="failure domain, such as rack=r1; may be repeated")  # fmt: skip
+    add.add_argument("-f", "--filename", default="", metavar="FILE",
+                     help=f"CSV file of many, - for the standard input; columns: {', '.join(racking.COLUMNS)}, "
+                     "labels.KEY, failureDomain.KEY")  # fmt: skip
+    add_connection(add)
+    for name, what in (
+        ("accept", "let servers be booted and overwritten"),
+        ("inspect", "look at servers' hardware again"),
+        ("test", "test servers again"),
+        ("erase", "erase all disks of servers"),
+        ("retire", "erase servers and take them out of service"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("names", metavar="NAME", nargs="+", help="servers")
+        if name == "test":
+            action.add_argument("--suite", choices=("quick", "burn-in"), default="quick", help="default: quick")
+        if name == "retire":
+            action.add_argument("--undo", action="store_true", help="take them back into service")
+        if name in {"accept", "erase", "retire"}:
+            action.add_argument("-y", "--yes", action="store_true", help="don't ask first")
+        action.add_argument("--wait", action="store_true", help="wait until it is done")
+        add_timeout(action, "2h", "longest wait")
+        add_connection(action)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Enrol, or switch."""
-    return _enrol(args) if args.action == "enrol" else _power(args)
+    """Do what is asked."""
+    match args.action:
+        case "enrol":
+            return _enrol(args)
+        case "power":
+            return _power(args)
+        case "add":
+            return bare.add(Session(args), args)
+        case "accept":
+            return bare.accept(Session(args), args)
+        case "retire":
+            return bare.retire(Session(args), args)
+        case _:
+            return bare.ask(Session(args), args)
 
 
 def _enrol(args: argparse.Namespace) -> int:

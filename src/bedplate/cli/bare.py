@@ -1,0 +1,162 @@
+"""What people ask of bare servers: added, accepted, looked at again, erased, retired. Decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bedplate.cli import declare, racking
+from bedplate.cli.client import MERGE_PATCH
+from bedplate.cli.conditions import condition, is_true
+from bedplate.cli.errors import UserError
+from bedplate.cli.session import Session
+from bedplate.cli.times import span
+from bedplate.model.policy import REQUESTS, SUITE
+
+_LOOK_SECONDS = 1.0
+_OVER = frozenset({"quarantined", "retired"})
+"""States that do not pass by themselves."""
+
+
+def add(session: Session, args: argparse.Namespace) -> int:
+    """Declare servers with their BMCs; nothing is booted or written before they are accepted."""
+    rows = _rows(args)
+    for done in declare.apply(session, racking.objects(rows), dry_run=False):
+        if done.resource.kind == "Server":
+            print(f"server/{done.object['metadata']['name']} {done.action}")
+    names = " ".join(r.fields["name"] for r in rows)
+    print(f"nothing is done to them before somebody accepts them: bedplate server accept {names}", file=sys.stderr)
+    return 0
+
+
+def _rows(args: argparse.Namespace) -> list[racking.Row]:
+    if args.filename:
+        if args.name or args.bmc:
+            raise UserError("give a file with many servers, or NAME and --bmc for one, not both")
+        text = sys.stdin.read() if args.filename == "-" else Path(args.filename).read_text()
+        return racking.read_csv(text, "standard input" if args.filename == "-" else args.filename)
+    if not args.name or not args.bmc:
+        raise UserError("give NAME and --bmc ADDRESS, or -f FILE with many: bedplate server add --help")
+    fields = {
+        "name": args.name,
+        "bmc": args.bmc,
+        "credentials": args.credentials,
+        "username": args.username,
+        "password": _password(args.password_file),
+        "verifyCA": "insecure" if args.insecure else args.verify_ca.read_text() if args.verify_ca else "",
+        "network": args.network,
+        "bootMac": args.boot_mac,
+    }
+    for prefix, pairs in (("labels.", args.label), ("failureDomain.", args.domain)):
+        fields |= {f"{prefix}{k}": v for k, v in (_pair(p) for p in pairs)}
+    return [racking.Row(fields, "the command line")]
+
+
+def _password(path: str) -> str:
+    if not path:
+        return ""
+    return (sys.stdin.readline() if path == "-" else Path(path).read_text()).strip("\r\n")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, sep, value = text.partition("=")
+    if not sep or not key or not value:
+        raise UserError(f'"{text}" is not KEY=VALUE')
+    return key, value
+
+
+def accept(session: Session, args: argparse.Namespace) -> int:
+    """Release servers to be booted and overwritten."""
+    said = f"Whatever is on the disks of {_listed(args.names)} may be overwritten from now on."
+    _confirm(args, said, "Accept them", "nothing was accepted")
+    for name in args.names:
+        _patch(session, name, {"spec": {"accepted": True}})
+        print(f"server/{name} accepted", flush=True)
+    return _wait(session, args, "available")
+
+
+def ask(session: Session, args: argparse.Namespace) -> int:
+    """Have idle servers inspected, tested or erased."""
+    if args.action == "erase":
+        said = f"All disks of {_listed(args.names)} are erased; what is on them is lost."
+        _confirm(args, said, "Erase them", "nothing was erased")
+    for name in args.names:
+        annotations = {REQUESTS[args.action]: datetime.now(UTC).isoformat()}
+        if args.action == "test":
+            annotations[SUITE] = args.suite
+        _patch(session, name, {"metadata": {"annotations": annotations}})
+        print(f"server/{name}: {args.action} is asked for", flush=True)
+    return _wait(session, args, "available", begun=True)
+
+
+def retire(session: Session, args: argparse.Namespace) -> int:
+    """Have servers erased and switched off for good, or take them back."""
+    if not args.undo:
+        said = f"All disks of {_listed(args.names)} are erased once nothing uses them; what is on them is lost."
+        _confirm(args, said, "Retire them", "nothing was retired")
+    for name in args.names:
+        _patch(session, name, {"spec": {"metal": {"retired": not args.undo}}})
+        print(f"server/{name} {'is taken back' if args.undo else 'retires'}", flush=True)
+    return _wait(session, args, "available" if args.undo else "retired", begun=True)
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _patch(session: Session, name: str, patch: dict[str, Any]) -> None:
+    session.client.request("PATCH", session.path(session.kind("server"), name), patch, content_type=MERGE_PATCH)
+
+
+def _confirm(args: argparse.Namespace, said: str, question: str, refused: str) -> None:
+    """Ask on the terminal. Raises `UserError` where the answer is not yes, or nobody can answer."""
+    if args.yes:
+        return
+    print(said, file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise UserError("nobody is here to confirm; add --yes to go on without being asked")
+    print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise UserError(refused)
+
+
+def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool = False) -> int:
+    """Wait, where it is asked for, until the servers are in that state, telling of each they pass.
+
+    `begun`: they may be in it already and have yet to leave it.
+    """
+    if not args.wait:
+        return 0
+    end = time.monotonic() + args.timeout
+    told: dict[str, str] = {}
+    left: set[str] = set() if begun else set(args.names)
+    open_ = set(args.names)
+    while open_:
+        for name in sorted(open_):
+            server = session.read(session.kind("server"), name)
+            now = str((server.get("status") or {}).get("metal", {}).get("state", ""))
+            if now != told.get(name):
+                told[name] = now
+                print(f"server/{name} {now or 'waits'}", flush=True)
+            if now != state:
+                left.add(name)
+            if now == state and name in left:
+                open_.discard(name)
+            elif now in _OVER:
+                raise UserError(f"server/{name} is {now}: {_message(server)}")
+        if open_ and time.monotonic() > end:
+            name = min(open_)
+            server = session.read(session.kind("server"), name)
+            raise UserError(f"server/{name} is not {state} after {span(args.timeout)}: {_message(server)}")
+        if open_:
+            time.sleep(_LOOK_SECONDS)
+    return 0
+
+
+def _message(server: dict[str, Any]) -> str:
+    found = condition(server, "Ready") or {}
+    return str(found.get("message") or ("it is Ready" if is_true(server, "Ready", "True") else "it says nothing"))
