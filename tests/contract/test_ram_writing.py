@@ -24,7 +24,7 @@ from bedplate.agent.enrol import ControllerConnection, enrol, tls_context
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.ram import gpt, writing
 from bedplate.agent.ram.devices import Device
-from bedplate.agent.ram.esp import marker
+from bedplate.agent.ram.esp import esp_of, marker
 from bedplate.agent.state import AgentState
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.model.agent_protocol import EnrolFile
@@ -324,7 +324,7 @@ def test_a_marker_of_another_disk_or_half_a_marker_is_none(tmp_path: Path) -> No
             disk.write(made.raw.read_bytes())
         assert marker(loop.device()) is None
         written = Written(uid=machine(made.ref).uid, generation=Generation(1), digest=made.ref.metal, serial="another")
-        esp = writing.Esp(loop.device())
+        esp = esp_of(loop.device())
         esp.write(MARKER_PATH, msgspec.json.encode(written))
         assert marker(loop.device()) is None, "the disk was copied from another"
         right = msgspec.structs.replace(written, serial="root")

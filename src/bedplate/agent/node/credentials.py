@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from bedplate.agent.faults import AgentFault
+from bedplate.agent.ram.devices import run_tool
+from bedplate.agent.ram.esp import CREDENTIALS, Esp
+from bedplate.agent.ram.gpt import EFI_SYSTEM
 from bedplate.agent.starting import StartFailed
 from bedplate.agent.state import AgentState, write_whole
 from bedplate.model.agent_protocol import EnrolFile
@@ -23,10 +25,8 @@ log = logging.getLogger("bedplate.agent")
 T = TypeVar("T")
 
 SYSTEM_CREDENTIALS = Path("/run/credentials/@system")
-ENROL_FILE = f"loader/credentials/{ENROL_CREDENTIAL}.cred"
+ENROL_FILE = f"{CREDENTIALS}/{ENROL_CREDENTIAL}.cred"
 """On the EFI system partition."""
-EFI_SYSTEM = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
-TOOL_SECONDS = 60.0
 
 
 class Credentials:
@@ -74,7 +74,7 @@ def efi_partition(listed: str) -> str:
     for disk in json.loads(listed).get("blockdevices", ()):
         if holds_root(disk):
             for part in disk.get("children") or ():
-                if str(part.get("parttype") or "").lower() == EFI_SYSTEM:
+                if str(part.get("parttype") or "").lower() == str(EFI_SYSTEM):
                     return str(part["path"])
     return ""
 
@@ -82,33 +82,13 @@ def efi_partition(listed: str) -> str:
 def drop_enrolment() -> None:
     """Take the enrolment file from the EFI system partition; its token is spent. Blocking; what fails is logged."""
     try:
-        argv = ["lsblk", "--json", "--output", "NAME,PATH,PARTTYPE,MOUNTPOINTS"]
-        listed = subprocess.run(argv, capture_output=True, text=True, timeout=TOOL_SECONDS, check=True).stdout
-        device = efi_partition(listed)
+        device = efi_partition(run_tool(["lsblk", "--json", "--output", "NAME,PATH,PARTTYPE,MOUNTPOINTS"]))
         if not device:
             log.warning("no EFI system partition is found beside the root file system: %s stays", ENROL_CREDENTIAL)
-            return
-        remove_from(device)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        elif Esp(device, device).remove(ENROL_FILE):
+            log.info("the enrolment file is removed from the EFI system partition")
+    except (AgentFault, OSError, ValueError) as error:
         log.warning("%s could not be removed from the EFI system partition: %s", ENROL_CREDENTIAL, error)
-
-
-def remove_from(device: str) -> None:
-    """Overwrite and remove the enrolment file on this partition. Raises `OSError` or `SubprocessError`."""
-    with tempfile.TemporaryDirectory(prefix="bedplate-esp-", dir="/run") as folder:
-        options = ["-t", "vfat", "-o", "umask=0077,sync"]
-        subprocess.run(["mount", *options, device, folder], capture_output=True, timeout=TOOL_SECONDS, check=True)
-        try:
-            file = Path(folder) / ENROL_FILE
-            if file.exists():
-                with file.open("r+b") as content:
-                    content.write(bytes(file.stat().st_size))
-                    os.fsync(content.fileno())
-                file.unlink()
-                os.sync()
-                log.info("the enrolment file is removed from the EFI system partition")
-        finally:
-            subprocess.run(["umount", folder], capture_output=True, timeout=TOOL_SECONDS, check=True)
 
 
 def _decoded(content: bytes, kind: type[T], name: str) -> T:

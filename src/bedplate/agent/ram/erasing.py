@@ -128,7 +128,7 @@ class DiskEraser:
         memory = memoryview(aligned(STEP))
         checked, zero, ones = 0, bytes(STEP), b"\xff" * STEP
         try:
-            for start, end in _parts(device.size):
+            for start, end in parts(device.size):
                 for offset in range(start, end, STEP):
                     self._check()
                     length = min(STEP, end - offset)
@@ -147,7 +147,7 @@ class DiskEraser:
             raise Stopped
 
 
-def _parts(size: int) -> Iterator[tuple[int, int]]:
+def parts(size: int) -> Iterator[tuple[int, int]]:
     """What is read back of a disk of so many bytes: all of a small one, ends and samples of a large one."""
     if size <= WHOLE:
         yield 0, size

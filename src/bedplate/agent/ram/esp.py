@@ -23,23 +23,12 @@ _ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1", "LC_ALL": "C"}
 
 
 class Esp:
-    """The EFI system partition of a disk.
+    """An EFI system partition, `start` bytes into the device at `path`. `name`: of it or its disk, for people."""
 
-    Raises:
-        AgentFault: the disk has none.
-    """
-
-    def __init__(self, disk: Device) -> None:
-        self._disk = disk
-        fd = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found = [p for p in partitions(fd, disk.size) if p.type == EFI_SYSTEM]
-        finally:
-            os.close(fd)
-        if not found:
-            message = f"disk {disk.serial} ({disk.name}) has no EFI system partition: its image can't boot bare metal"
-            raise AgentFault("NoEfiPartition", message, permanent=True)
-        self._image = f"{disk.path}@@{found[0].start}"
+    def __init__(self, path: str, name: str, start: int = 0) -> None:
+        self._path = path
+        self._name = name
+        self._image = f"{path}@@{start}"
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file, replacing what was there; on the disk and read back when this returns. Raises `AgentFault`."""
@@ -51,22 +40,24 @@ class Esp:
         self._must(f"writing {path}", self._call("mcopy", "-o", "-i", self._image, "-", f"::/{path}", stdin=content))
         self._settle()
         if self.read(path) != content:
-            raise AgentFault("EfiPartitionFailed", f"{path} reads back wrong from disk {self._disk.serial}")
+            raise AgentFault("EfiPartitionFailed", f"{path} reads back wrong from {self._name}")
 
     def read(self, path: str) -> bytes | None:
         """A file's content; None where there is none."""
         done = self._call("mtype", "-i", self._image, f"::/{path}")
         return done.stdout if done.returncode == 0 else None
 
-    def remove(self, path: str) -> None:
-        """Remove a file; done where there is none."""
-        if self.read(path) is not None:
+    def remove(self, path: str) -> bool:
+        """Remove a file; False: there was none. Raises `AgentFault`."""
+        there = self.read(path) is not None
+        if there:
             self._must(f"removing {path}", self._call("mdel", "-i", self._image, f"::/{path}"))
             self._settle()
+        return there
 
     def _settle(self) -> None:
         """All on the disk, nothing of it from memory any more."""
-        fd = os.open(self._disk.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -91,13 +82,26 @@ class Esp:
     def _must(self, what: str, done: subprocess.CompletedProcess[bytes]) -> None:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing was said"]
-            raise AgentFault("EfiPartitionFailed", f"{what} on disk {self._disk.serial} failed: {said[0]}")
+            raise AgentFault("EfiPartitionFailed", f"{what} on {self._name} failed: {said[0]}")
+
+
+def esp_of(disk: Device) -> Esp:
+    """The EFI system partition of a disk. Raises `AgentFault` where it has none."""
+    fd = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = [p for p in partitions(fd, disk.size) if p.type == EFI_SYSTEM]
+    finally:
+        os.close(fd)
+    if not found:
+        message = f"disk {disk.serial} ({disk.name}) has no EFI system partition: its image can't boot bare metal"
+        raise AgentFault("NoEfiPartition", message, permanent=True)
+    return Esp(disk.path, f"disk {disk.serial}", found[0].start)
 
 
 def marker(disk: Device) -> Written | None:
     """What the disk's marker says was written to it; None where there is none that is whole."""
     with contextlib.suppress(AgentFault, OSError, msgspec.MsgspecError):
-        content = Esp(disk).read(MARKER_PATH)
+        content = esp_of(disk).read(MARKER_PATH)
         said = msgspec.json.decode(content, type=Written) if content else None
         return said if said is not None and said.serial == disk.serial else None
     return None

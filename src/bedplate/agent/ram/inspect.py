@@ -239,9 +239,6 @@ def _firmware(sysfs: Path, cards: Sequence[NetworkCard]) -> list[Component]:
     version = _dmi(sysfs, "bios_version")
     if version:
         found.append(Component(name="bios", version=version, model=_dmi(sysfs, "bios_vendor")))
-    said = re.search(r"Firmware Revision\s*:\s*(\S+)", _tool("ipmitool", "mc", "info"))
-    if said:
-        found.append(Component(name="bmc", version=said[1]))
     for card in cards:
         lines = (line.partition(":") for line in _tool("ethtool", "-i", card.name).splitlines())
         own = {name.strip(): value.strip() for name, _, value in lines}

@@ -22,7 +22,7 @@ from bedplate.agent.credentials import machine_credentials
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.ram import gpt
 from bedplate.agent.ram.devices import Device, devices, writable
-from bedplate.agent.ram.esp import CREDENTIALS, Esp, marker
+from bedplate.agent.ram.esp import CREDENTIALS, esp_of, marker
 from bedplate.agent.ram.pieces import Connect, PieceStream, StreamBroken, fetch_manifest
 from bedplate.agent.ram.raw_disk import RawDisk, aligned, check_fits
 from bedplate.agent.state import write_whole
@@ -269,7 +269,7 @@ class ImageWriter:
 
     def _finish(self, disk: Device, machine: MachineEntry, server: ServerName, enrol: bytes, note: _Note) -> None:
         gpt.spread(disk)
-        esp = Esp(disk)
+        esp = esp_of(disk)
         for name, content in node_credentials(disk, machine, server, enrol):
             self._check()
             esp.write(f"{CREDENTIALS}/{name}.cred", content)

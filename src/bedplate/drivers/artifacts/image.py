@@ -45,6 +45,7 @@ PACKAGES = (
     # what a Kubernetes node needs
     *("containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "conntrack", "ethtool"),
     *("socat", "iproute2", "ipset", "ca-certificates", "keepalived", "mount", "util-linux", "nfs-common"),
+    "mtools",  # on bare metal the agent takes its one-time enrolment from the EFI system partition
     # ways in
     *("qemu-guest-agent", "openssh-server", "iputils-ping", "curl", "jq", "less"),
 )
