@@ -18,9 +18,12 @@ import pytest
 from bedplate.engine import diff, messages
 from bedplate.engine.engine import Engine
 from bedplate.model import leases as times
+from bedplate.model.ids import key
+from bedplate.model.metal import Erased
 from bedplate.model.steps import Ticket
-from bedplate.planner import fleet, leaving, moves, recover, relocation, rescue, servers
+from bedplate.planner import fleet, leaving, metal, moves, recover, relocation, rescue, servers
 from bedplate.planner.context import Planning
+from bedplate.planner.index import Index
 from bedplate.sim import leases, power, simulator
 from bedplate.sim.scenario.folder import load
 from bedplate.sim.scenario.plain import ScenarioError
@@ -246,6 +249,40 @@ def a_pause_is_ignored(patch: Patch) -> None:
     patch.setattr(Planning, "paused", lambda self, *objects: "")
 
 
+# --- bare servers -------------------------------------------------------------------------------------------------
+
+
+def nobody_has_to_accept(patch: Patch) -> None:
+    """A bare server is booted and written as soon as it is declared."""
+    patch.setattr(metal, "wanted", lambda declared: declared.spec.bmc is not None and declared.spec.role == "free")
+    kept = Index.all_units
+
+    def all_units(self: Index, spec: Any) -> Any:
+        return kept(self, spec) | {key("metal", s.metadata.name) for s in spec.servers.values()}
+
+    patch.setattr(Index, "all_units", all_units)
+
+
+def what_was_given_up_is_erased(patch: Patch) -> None:
+    """A server that holds the disk of a node that failed is erased as any other."""
+    patch.setattr(metal, "_quarantine", lambda p, entry, why: metal._into(p, entry, "erasing", why))  # pyright: ignore[reportPrivateUsage]
+
+
+def an_erasure_is_believed(patch: Patch) -> None:
+    """A disk that could not be erased is given on."""
+    patch.setattr(Erased, "proven", True)
+
+
+def a_machine_is_dropped_while_it_runs(patch: Patch) -> None:
+    """A bare server's machine counts as gone as soon as its server is to be erased."""
+    patch.setattr(metal, "ended", lambda p, m: True)
+
+
+def a_medium_is_never_given_up(patch: Patch) -> None:
+    """A server that does not boot is waited for for ever."""
+    patch.setattr(metal, "_late", lambda p, entry, what: False)
+
+
 # --- the journal --------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +335,11 @@ MUTATIONS = (
     Mutation(a_move_is_begun_again_and_again, "guest_rewrites_memory_faster_than_it_moves", checks=True),
     Mutation(an_address_is_used_again_too_early, "isolated_and_nobody_can_fence_it"),
     Mutation(a_pause_is_ignored, "paused_fleet_does_nothing", checks=True),
+    Mutation(nobody_has_to_accept, "metal_server_that_nobody_accepted"),
+    Mutation(what_was_given_up_is_erased, "metal_node_dies_for_good"),
+    Mutation(an_erasure_is_believed, "metal_disk_fails_its_erase", checks=True),
+    Mutation(a_machine_is_dropped_while_it_runs, "metal_pool_is_claimed_and_given_back", checks=True),
+    Mutation(a_medium_is_never_given_up, "metal_server_never_boots_its_medium", checks=True),
     Mutation(a_step_is_run_before_it_is_journalled, "restart_elsewhere", checks=True),
 )
 

@@ -5,46 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.checks.blueprint import Checker, Finding
-from bedplate.engine import engine as engine_module
-from bedplate.model.blueprint import apply_delta
-from bedplate.model.ids import Key, Revision
-from bedplate.planner.plan import PlanInput, PlanResult, plan
+from bedplate.model.ids import ServerName, key
+from bedplate.model.kinds.base import MachineShape
+from bedplate.model.policy import REQUESTS
+from bedplate.planner.plan import PlanInput, plan
 from bedplate.sim import fleet
+from bedplate.sim.scenario.editing import annotate
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story
-
-Plans = list[tuple[PlanInput, frozenset[Key] | None, PlanResult]]
-
-
-@pytest.fixture(scope="module")
-def compared() -> Any:
-    """Every planning of an engine is repeated from nothing, and once more after itself."""
-    seen: Plans = []
-
-    def checked(inp: PlanInput, changed: frozenset[Key] | None = None) -> PlanResult:
-        before = msgspec.structs.replace(inp, cache=None)
-        result = plan(inp, changed)
-        whole = plan(before, None)
-        assert _canonical(result) == _canonical(whole)
-        child = apply_delta(inp.parent, result.delta, Revision(inp.parent.number + 1))
-        again = plan(msgspec.structs.replace(before, parent=child), None)
-        assert not again.delta.changes, "planning twice without news changes nothing"
-        assert Checker()(before, result) == ()
-        seen.append((before, changed, result))
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "plan", checked)
-        yield seen
-
-
-def _canonical(result: PlanResult) -> dict[Key, object]:
-    return dict(result.delta.changes)
 
 
 @given(
@@ -57,7 +29,7 @@ def _canonical(result: PlanResult) -> dict[Key, object]:
     seed=st.integers(0, 99),
 )
 def test_told_what_changed_it_plans_as_from_nothing(
-    compared: Plans,
+    compared: list[Any],
     servers: int,
     replicas: int,
     workers: int,
@@ -86,6 +58,43 @@ def test_told_what_changed_it_plans_as_from_nothing(
     sim.run(seconds=600)
     sim.delete("cluster/default/shop")  # type: ignore[arg-type]
     sim.run(seconds=600)
+    assert not sim.world.violations
+    assert compared
+
+
+@given(
+    bare=st.integers(1, 3),
+    replicas=st.integers(0, 3),
+    after=st.integers(0, 3),
+    trouble=st.lists(st.tuples(st.sampled_from(["power", "ask", "silent"]), st.integers(0, 5)), max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_so_it_does_with_bare_servers(
+    compared: list[Any], bare: int, replicas: int, after: int, trouble: list[tuple[str, int]], seed: int
+) -> None:
+    world = fleet.world(2, memory_mib=16_384)
+    objects = fleet.infrastructure(world)
+    names = [f"bm{n}" for n in range(1, bare + 1)]
+    for name in names:
+        world.add_bare(name, memory_mib=16_384)
+        objects.append(fleet.bare(name))
+    sim = Simulator(world, seed=seed)
+    metal = MachineShape(substrate="metal", memory="4Gi")
+    sim.apply(*objects, fleet.cluster(), fleet.pool(replicas=replicas, shape=metal))
+    sim.start_controller()
+    sim.run(seconds=6_000)
+    for kind, number in trouble:
+        server = world.servers[ServerName(names[number % bare])]
+        assert server.bare is not None
+        if kind == "power":
+            sim.power_off(server.name)
+        elif kind == "silent":
+            server.bare.silent_boots = number
+        else:
+            annotate(sim, key("server", server.name), REQUESTS["erase"], str(number))
+        sim.run(seconds=1_000 * (number + 1))
+    sim.apply(fleet.pool(replicas=after, shape=metal))
+    sim.run(seconds=6_000)
     assert not sim.world.violations
     assert compared
 
@@ -120,6 +129,42 @@ def test_a_planned_breach_is_found() -> None:
     entry = next(iter(inp.parent.clusters()))
     assert broken(changed(entry, initialised=False)) == {"9"}
     assert broken(changed(entry, first_machine=planes[1].uid)) == {"9"}
+
+
+def test_a_planned_breach_on_bare_servers_is_found() -> None:
+    world = fleet.world(2)
+    for name in ("bm1", "bm2"):
+        world.add_bare(name)
+    sim = Simulator(world, seed=3)
+    metal = MachineShape(substrate="metal", memory="4Gi")
+    sim.apply(*fleet.infrastructure(world)[2:], *fleet.infrastructure(fleet.world(2))[:2])
+    sim.apply(fleet.bare("bm1"), fleet.bare("bm2"), fleet.cluster(), fleet.pool(replicas=1, shape=metal))
+    sim.start_controller()
+    Story(sim).until_ready()
+    inp = msgspec.structs.replace(sim.engine._plan_input(), cache=None)
+    m = next(m for m in inp.parent.machines() if m.substrate == "metal")
+    mine, other = inp.parent.metal(m.server), inp.parent.metal(ServerName("bm1" if m.server == "bm2" else "bm2"))
+    assert mine is not None and other is not None and other.hardware is not None
+
+    def broken(entry: Any, **fields: object) -> set[str]:
+        changed = msgspec.structs.replace(entry, generation=entry.generation + 1, **fields)
+        return {f.rule for f in _check(inp, {entry.key: changed})}
+
+    assert broken(other, state="erasing") == set()
+    assert "3" in broken(mine, state="erasing"), "what a machine that is wanted wrote is not erased"
+    assert broken(other, state="deployed") == {"1"}
+    assert broken(other, state="retired") == {"3"}
+    assert "3" in broken(mine, state="available")
+    assert broken(other, state="deploying", root_disk="nobody knows it") >= {"1", "3"}
+    assert broken(other, state="deploying", root_disk=other.hardware.disks[0].serial) == {"1"}
+    assert "3" in broken(other, uid="another server of that name")
+    assert "5" in broken(other, run=other.run - 1)
+    assert "1" in broken(m, server=other.server)
+    assert {f.rule for f in _check(inp, {m.key: None})} == {"1"}
+    assert {f.rule for f in _check(inp, {mine.key: None})} == {"4"}
+    kept = msgspec.structs.replace(m, desired="remove", retain_disk=True, generation=m.generation + 1)
+    gone = msgspec.structs.replace(mine, state="erasing", generation=mine.generation + 1)
+    assert "9" in {f.rule for f in _check(inp, {m.key: kept, mine.key: gone})}
 
 
 def _check(inp: PlanInput, changes: dict[Any, Any]) -> tuple[Finding, ...]:

@@ -36,6 +36,19 @@ def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) ->
             yield "3", f"it would be written to a disk {new.root_disk!r} that can't be told apart from others"
     if old is not None and old.state in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
         yield from _released(inp, t, old)
+    if new.state in {"available", "retired"} and not _blank(inp, old, new):
+        yield "3", f"it would be {new.state} though its disks were not proven to be blank"
+
+
+def _blank(inp: PlanInput, old: MetalEntry | None, new: MetalEntry) -> bool:
+    """Nothing of anybody is on its disks, or its user does not mind, as far as this change says."""
+    if old is None or old.state == new.state or old.state in {"inspecting", "testing"}:
+        return old is None or new.state != "retired" or old.state == "retired"
+    if old.state == "erasing":
+        told = inp.inventory.metal(new.server)
+        return told is not None and told.value.erased is not None and told.value.erased.proven
+    declared = inp.spec.servers.get(key("server", new.server))
+    return new.state == "available" and declared is not None and not declared.spec.metal.erase
 
 
 def _may_follow(before: str, after: str) -> bool:

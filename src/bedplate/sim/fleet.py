@@ -81,6 +81,11 @@ def bmc(name: str) -> Bmc:
     return Bmc(address=f"redfish+https://bmc-{name}/redfish/v1/Systems/1", credentials=BmcCredentials(secret="bmcs"))
 
 
+def bare(name: str, *, accepted: bool = True) -> Server:
+    """A bare server as it is declared."""
+    return Server(metadata=ObjectMeta(name=name), spec=ServerSpec(bmc=bmc(name), accepted=accepted))
+
+
 def network(name: str = "lan", *, addresses: int = 200, vips: int = 10) -> Network:
     """A network of a /16 with so many addresses for machines and control planes."""
     last = 256 + addresses - 1
