@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 import subprocess
@@ -10,29 +11,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "agent"))
 
 from conftest import RELEASE
+from enrolling import listening, until
 from uefi_machine import HOST, Wire, machine, wire
 
 from bedplate.drivers.artifacts import image, ramsystem, release
-from bedplate.model.agent_protocol import EnrolFile
-from bedplate.model.ids import ServerName, StoreId
+from bedplate.model.inventory import ServerView
 from bedplate.model.metal_protocol import RamSettings, settings_block
 
 pytestmark = pytest.mark.lab
 
-LISTENER = """
-import socket, sys
-server = socket.create_server(("", 7443))
-print("listening", flush=True)
-while True:
-    connection, peer = server.accept()
-    print(peer[0], flush=True)
-    connection.close()
-"""
 REPORT = r"""[Unit]
 After=network.target ssh.socket bedplate-agent.service bedplate-grow.service
 [Service]
@@ -59,34 +53,37 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_the_ram_system_boots_from_its_medium_and_finds_its_controller(cable: Wire, folder: Path) -> None:
-    built = ramsystem.build_ram_system()
+async def test_the_ram_system_boots_from_its_medium_and_finds_its_controller(cable: Wire, folder: Path) -> None:
+    built = await asyncio.to_thread(ramsystem.build_ram_system)
     assert built.medium.size < 120_000_000
-    medium = folder / "ram.iso"
+    medium, disk = folder / "ram.iso", folder / "disk.raw"
     shutil.copyfile(built.path, medium)
-    controller = f"{HOST}:7443"
-    enrol = EnrolFile(server=ServerName("metal1"), store=StoreId("store"), controller=controller, ca="", token="once")
-    with medium.open("r+b") as file:
-        file.seek(built.medium.settings_offset)
-        file.write(settings_block(RamSettings(enrol=enrol, run=7, address="10.77.0.9/24")))
-    disk = folder / "disk.raw"
     _old_disk(disk)
     before = hashlib.sha256(disk.read_bytes()).hexdigest()
     devices = ["-drive", f"if=none,id=cd,media=cdrom,readonly=on,file={medium}"]
     devices += ["-device", "ide-cd,drive=cd,id=reader,bus=ide.0,bootindex=1"]
     devices += ["-drive", f"if=none,id=d,format=raw,file={disk}", "-device", "ide-hd,drive=d,bus=ide.1,serial=S1"]
-    with cable.start(sys.executable, "-c", LISTENER) as listener:
+    async with listening(folder) as controller:
+        enrol = msgspec.structs.replace(await controller.file(), controller=f"{HOST}:7443")
+        with medium.open("r+b") as file:
+            file.seek(built.medium.settings_offset)
+            file.write(settings_block(RamSettings(enrol=enrol, run=7, address="10.77.0.9/24")))
+        way = cable.start("socat", f"TCP-LISTEN:7443,bind={HOST},fork,reuseaddr", f"UNIX-CONNECT:{folder}/agents")
         try:
-            assert listener.stdout is not None
-            assert listener.stdout.readline() == "listening\n"
             with machine(cable, devices) as server:
                 # One card has no network: the one by which the controller answers is found.
-                server.until(r"bedplate\.ram server metal1, run 7: the network is up by enp")
-                server.until(r"bedplate/agent/|bedplate\.agent")
-                assert listener.stdout.readline() == "10.77.0.9\n"
+                await asyncio.to_thread(server.until, r"bedplate\.ram server hv1, run 7: the network is up by enp")
                 server.eject("reader")
+                await asyncio.to_thread(server.until, r"bedplate\.agent connected to the controller", 120)
+
+                def told() -> list[ServerView]:
+                    views = [view for _, views, _ in controller.seen for view in views]
+                    return [v for v in views if isinstance(v, ServerView) and v.system == "ram" and v.run == 7]
+
+                await until(told)
         finally:
-            listener.kill()
+            way.kill()
+            way.wait()
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before, "the RAM system wrote to a disk"
 
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ def machine(cable: Wire, devices: Sequence[str]) -> Iterator[Machine]:
         shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", folder / "vars.fd")
         accelerator = "kvm" if probe().works else "tcg,thread=multi"
         argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "2"]
-        argv += ["-m", "2048", "-nodefaults", "-display", "none", "-serial", "stdio"]
+        argv += ["-uuid", str(uuid.uuid4()), "-m", "2048", "-nodefaults", "-display", "none", "-serial", "stdio"]
         argv += ["-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
         argv += ["-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd"]
         argv += ["-drive", f"if=pflash,format=raw,file={folder}/vars.fd"]
