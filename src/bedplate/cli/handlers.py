@@ -45,8 +45,12 @@ class Handlers:
         *,
         seed: int,
         proxy_url: str = "",
+        agent_address: str = "",
     ) -> None:
-        """`proxy_url`: named in kubeconfigs, where clusters are reached through a proxy only."""
+        """`proxy_url`: named in kubeconfigs, where clusters are reached through a proxy only.
+
+        `agent_address`: `HOST:PORT` that enrol files name where nobody asks for another; empty: the listener's own.
+        """
         self._store = store
         self._controller = controller
         self._agents = agents
@@ -54,6 +58,7 @@ class Handlers:
         self._bmcs = bmcs
         self._seed = seed
         self._proxy_url = proxy_url
+        self._agent_address = agent_address
 
     # --- Planner ----------------------------------------------------------------------------------------------
 
@@ -127,7 +132,8 @@ class Handlers:
     async def enrol(self, server: str, controller: str = "", *, replace: bool = False) -> dict[str, Any]:
         """Make what a server's agent needs to become known, once."""
         try:
-            made = await self._agents.enrolment(ServerName(server), controller=controller, replace=replace)
+            address = controller or self._agent_address
+            made = await self._agents.enrolment(ServerName(server), controller=address, replace=replace)
         except EnrolmentRefused as error:
             raise NotAvailable(str(error)) from error
         found: dict[str, Any] = json.loads(made)

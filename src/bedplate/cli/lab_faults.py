@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
         mended = [name for each in args.servers or [""] for name in lab.clear(each, args.kind)]
         print(f"{', '.join(mended)} mended" if mended else "nothing was broken")
         return 0
-    known = lab.load().hypervisors
+    state = lab.load()
+    known = [*state.hypervisors, *state.servers]
     if unknown := [name for name in args.servers if name not in known]:
         raise UserError(f"there is no server {', '.join(unknown)} in the lab: it has {', '.join(known)}")
     fault = wanted(args)

@@ -57,6 +57,8 @@ def serve(
     context_file: Path | None,
     slow: bool = False,
     proxy_url: str = "",
+    agent_address: str = "",
+    media_url: str = "",
 ) -> int:
     """Run until SIGTERM or SIGINT; gives the exit code.
 
@@ -67,6 +69,8 @@ def serve(
         context_file: Where the administrator's context is written; None: `context` in `data`.
         slow: Guests are emulated: clusters get longer leases and time-outs.
         proxy_url: Proxy that kubeconfigs name; empty: none.
+        agent_address: `HOST:PORT` where servers reach the agents' listener; empty: as `agents`.
+        media_url: Where BMCs reach it, for virtual media; empty: `https://` and `agent_address`.
     """
     _log_to_stderr()
     try:
@@ -82,9 +86,17 @@ def serve(
         return 1
     try:
         return asyncio.run(
-            Process(store, data, listener, agents, slow, proxy_url, host=listen[0]).run(
-                context_file or data / "context"
-            )
+            Process(
+                store,
+                data,
+                listener,
+                agents,
+                slow,
+                proxy_url,
+                host=listen[0],
+                agent_address=agent_address,
+                media_url=media_url,
+            ).run(context_file or data / "context")
         )
     finally:
         store.close()
@@ -103,8 +115,12 @@ class Process:
         proxy_url: str,
         *,
         host: str = "",
+        agent_address: str = "",
+        media_url: str = "",
     ) -> None:
         """`host`: what the listener was asked to listen at, where that is a name or all addresses."""
+        self._agent_address = agent_address
+        self._media_url = media_url
         self._store = store
         self._proxy_url = proxy_url
         self._listener = listener
@@ -159,6 +175,7 @@ class Process:
             self._bmcs,
             seed=_seed(self._store.id),
             proxy_url=self._proxy_url,
+            agent_address=self._agent_address,
         )
         hooks = Hooks(planner=handlers, streams=handlers, operator=handlers)
         app = create_app(self._store, token=identity.token, blobs=self._blobs, hooks=hooks)
@@ -183,6 +200,16 @@ class Process:
             await self._bmcs.stop()
             await self._agents.stop()
         return 0
+
+    @property
+    def agent_address(self) -> str:
+        """`HOST:PORT` where servers reach the agents' listener; known once it listens."""
+        return self._agent_address or self._agents.addresses[0]
+
+    @property
+    def media_url(self) -> str:
+        """Where BMCs reach that listener, for virtual media; known once it listens."""
+        return self._media_url or f"https://{self.agent_address}"
 
     # --- what the parts ask of each other ---
 

@@ -36,23 +36,30 @@ def _quiet(_part: str, _words: str) -> None:
     """Say nothing."""
 
 
-def lab_up(hypervisors: int | None = None, progress: Progress = _quiet) -> LabStatus:
+def lab_up(
+    hypervisors: int | None = None,
+    servers: int | None = None,
+    server_memory: int | None = None,
+    progress: Progress = _quiet,
+) -> LabStatus:
     """Bring the lab up, or mend what is dead of it: hypervisors, controller, agents, declared infrastructure, context.
+
+    `servers`: how many bare servers, with `server_memory` MiB each. They are not declared: that is the user's to do.
 
     Raises:
         LabError, UserError: one sentence with the remedy.
     """
     lab = Lab()
-    status = lab.up(hypervisors=hypervisors, progress=progress)
+    status = lab.up(hypervisors=hypervisors, bare=servers, memory=server_memory, progress=progress)
     controller = LabController(Path(status.folder))
-    controller.ensure(progress, emulated=_emulated(), proxy_url=status.socks_url)
+    address = f"{status.network.gateway}:{controller.agents_port}"
+    controller.ensure(progress, emulated=_emulated(), proxy_url=status.socks_url, agent_address=address)
     lab.relay(controller.agents_port, controller.agents_port)
     client = Client(controller.context())
     _declare(client, status, lab.bmc_login())
     for one in status.hypervisors:
         progress(one.name, "enrolling its agent")
         enrol_file = Path(status.folder) / f"enrol-{one.name}.json"
-        address = f"{status.network.gateway}:{controller.agents_port}"
         answer = client.request("POST", f"{ROOT}/servers/{one.name}/enrol", {"controller": address})
         _write_private(enrol_file, json.dumps(answer))
         agent = [*_program(), "agent", "--enrol-file", str(enrol_file), "--watchdog", "/dev/watchdog"]
@@ -114,7 +121,12 @@ class LabController:
         return ports
 
     def ensure(
-        self, progress: Progress = _quiet, *, emulated: bool | None = None, proxy_url: str | None = None
+        self,
+        progress: Progress = _quiet,
+        *,
+        emulated: bool | None = None,
+        proxy_url: str | None = None,
+        agent_address: str | None = None,
     ) -> None:
         """Start it where it does not run, and wait until it answers. None: as it was started last."""
         if not self.running():
@@ -123,6 +135,7 @@ class LabController:
             self.start(
                 emulated=bool(kept.get("emulated", True)) if emulated is None else emulated,
                 proxy_url=str(kept.get("proxyURL", "")) if proxy_url is None else proxy_url,
+                agent_address=str(kept.get("agentAddress", "")) if agent_address is None else agent_address,
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -135,11 +148,14 @@ class LabController:
         context.save(CONTEXT, found.server, found.ca, found.token)
         progress("controller", "answers")
 
-    def start(self, *, emulated: bool = True, proxy_url: str = "") -> None:
-        """Start it, detached from this process."""
-        self._options_file.write_text(json.dumps({"emulated": emulated, "proxyURL": proxy_url}))
+    def start(self, *, emulated: bool = True, proxy_url: str = "", agent_address: str = "") -> None:
+        """Start it, detached from this process. `agent_address`: where it is reached from inside of the lab."""
+        kept = {"emulated": emulated, "proxyURL": proxy_url, "agentAddress": agent_address}
+        self._options_file.write_text(json.dumps(kept))
         argv = [*_program(), "serve", "--data", str(self.folder / "data"), "--listen", f"127.0.0.1:{self.api_port}"]
         argv += ["--agents", f"127.0.0.1:{self.agents_port}", "--context-file", str(self.context_file)]
+        if agent_address:  # the lab's BMCs are on the host's loopback, where its servers are not
+            argv += ["--agent-address", agent_address, "--media-url", f"https://127.0.0.1:{self.agents_port}"]
         if emulated:
             argv.append("--emulated-guests")
         if proxy_url:

@@ -5,6 +5,6 @@ switch. It drives no machine and knows no controller: it only gives them a world
 from bedplate.lab.config import LabNetwork
 from bedplate.lab.errors import LabError
 from bedplate.lab.lab import Lab
-from bedplate.lab.status import HypervisorStatus, LabStatus
+from bedplate.lab.status import HypervisorStatus, LabStatus, MetalStatus
 
-__all__ = ["HypervisorStatus", "Lab", "LabError", "LabNetwork", "LabStatus"]
+__all__ = ["HypervisorStatus", "Lab", "LabError", "LabNetwork", "LabStatus", "MetalStatus"]

@@ -1,4 +1,4 @@
-"""Starts and ends the BMCs of a lab's hypervisors, and keeps their password. What a BMC answers is `bmc_service`.
+"""Starts and ends a lab's BMCs, and keeps their password. What they answer is `bmc_service` and `metal_bmc`.
 
 Each is a process of its own, so that one power feed takes one of them. Called with the lab's lock held.
 """
@@ -18,10 +18,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bedplate.lab import hypervisor, processes
-from bedplate.lab.config import BmcState, HypervisorState, LabState
+from bedplate.lab.config import BmcState, HypervisorState, LabState, MetalState
 from bedplate.lab.errors import LabError
 from bedplate.lab.keeper import Keeper
 
+Managed = HypervisorState | MetalState
+"""What a BMC is there for."""
 USER = "admin"
 PORTS = range(20000, 32000)
 """Below those that Linux gives to outgoing connections (32768 and up), so that a BMC finds its port again."""
@@ -30,7 +32,7 @@ HALT_LIMIT = 5.0
 
 
 def part(name: str) -> str:
-    """The mark of a hypervisor's BMC."""
+    """The mark of a server's BMC."""
     return f"bmc-{name}"
 
 
@@ -39,7 +41,7 @@ def home(folder: Path, name: str) -> Path:
     return hypervisor.home(folder, name) / "bmc"
 
 
-def address(one: HypervisorState) -> str:
+def address(one: Managed) -> str:
     """The BMC's address on the host, as a Server object names it; empty where it has none yet."""
     return "" if one.bmc is None else f"redfish+http://127.0.0.1:{one.bmc.port}/redfish/v1/Systems/{one.host_uuid}"
 
@@ -57,13 +59,13 @@ def password(folder: Path) -> str:
     return path.read_text()
 
 
-def alive(one: HypervisorState) -> bool:
+def alive(one: Managed) -> bool:
     """Whether the BMC runs and is not halted."""
     process = None if one.bmc is None else one.bmc.process
     return process is not None and processes.alive(process) and not processes.stopped(process)
 
 
-def halt(one: HypervisorState) -> None:
+def halt(one: Managed) -> None:
     """Stop the BMC where it stands; return when all of it does. It then holds no lock that others wait for."""
     process = None if one.bmc is None else one.bmc.process
     if process is None or not processes.send(process, signal.SIGSTOP):
@@ -75,14 +77,15 @@ def halt(one: HypervisorState) -> None:
         time.sleep(0.005)
 
 
-def give_port(lab: Keeper, state: LabState, one: HypervisorState) -> None:
+def give_port(lab: Keeper, state: LabState, one: Managed) -> None:
     """Choose the BMC's port, for as long as the lab lives."""
-    taken = [each.bmc.port for each in state.hypervisors.values() if each.bmc is not None]
+    every: list[Managed] = [*state.hypervisors.values(), *state.servers.values()]
+    taken = [each.bmc.port for each in every if each.bmc is not None]
     one.bmc = BmcState(_free_port(taken))
     lab.save(state)
 
 
-def start(lab: Keeper, state: LabState, one: HypervisorState) -> None:
+def start(lab: Keeper, state: LabState, one: Managed) -> None:
     """Have the BMC run. One that is halted is replaced: what was asked of it meanwhile is never done."""
     if alive(one):
         return
@@ -92,7 +95,8 @@ def start(lab: Keeper, state: LabState, one: HypervisorState) -> None:
     processes.kill_marked(lab.folder, part(one.name))
     home(lab.folder, one.name).mkdir(parents=True, exist_ok=True)
     password(lab.folder)
-    argv = [sys.executable, "-P", "-m", "bedplate.lab.bmc_service", str(lab.folder), one.name]
+    module = "bedplate.lab.metal_bmc" if isinstance(one, MetalState) else "bedplate.lab.bmc_service"
+    argv = [sys.executable, "-P", "-m", module, str(lab.folder), one.name]
     log = hypervisor.log_path(lab.folder, one.name, "bmc")
     log.parent.mkdir(parents=True, exist_ok=True)
     try:

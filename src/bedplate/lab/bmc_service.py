@@ -20,6 +20,7 @@ from typing import Any
 import bcrypt
 
 from bedplate.lab import bmc
+from bedplate.lab.bmc import Managed
 from bedplate.lab.bmc_faults import FaultLayer, told_health, told_power
 from bedplate.lab.config import HypervisorState
 from bedplate.lab.errors import LabError
@@ -149,6 +150,22 @@ def driver_class(server: Server) -> Any:
     return LabDriver
 
 
+def configure(app: Any, password: str, folder: Path, features: str) -> None:
+    """Put sushy-tools' application behind the password; its files go into the BMC's folder."""
+    users = folder / "users"
+    users.touch(0o600)
+    digest = bcrypt.hashpw(password.encode(), bcrypt.gensalt(HASH_ROUNDS))
+    users.write_text(f"{bmc.USER}:{digest.decode()}\n")
+    app.configure(
+        extra_config={
+            "SUSHY_EMULATOR_FAKE_DRIVER": True,
+            "SUSHY_EMULATOR_FEATURE_SET": features,
+            "SUSHY_EMULATOR_AUTH_FILE": str(users),
+            "SUSHY_EMULATOR_STATE_DIR": str(folder),
+        }
+    )
+
+
 def application(server: Server, folder: Path) -> Any:
     """sushy-tools' application for this server, behind a password and the layer of faults."""
     sys.modules.setdefault("libvirt", None)  # type: ignore[arg-type]  # it only costs memory here: 20 MiB
@@ -156,18 +173,7 @@ def application(server: Server, folder: Path) -> Any:
     fake.FakeDriver = driver_class(server)  # it has no other way to take a driver of somebody's own
     main: Any = importlib.import_module("sushy_tools.emulator.main")
     app: Any = main.app
-    users = folder / "users"
-    users.touch(0o600)
-    digest = bcrypt.hashpw(bmc.password(server.lab.folder).encode(), bcrypt.gensalt(HASH_ROUNDS))
-    users.write_text(f"{bmc.USER}:{digest.decode()}\n")
-    app.configure(
-        extra_config={
-            "SUSHY_EMULATOR_FAKE_DRIVER": True,
-            "SUSHY_EMULATOR_FEATURE_SET": "minimum",
-            "SUSHY_EMULATOR_AUTH_FILE": str(users),
-            "SUSHY_EMULATOR_STATE_DIR": str(folder),
-        }
-    )
+    configure(app, bmc.password(server.lab.folder), folder, "minimum")
 
     def complete(response: Any) -> Any:
         """Tell the health and the resets that there are: sushy-tools always tells the same."""
@@ -183,29 +189,38 @@ def application(server: Server, folder: Path) -> Any:
     return app
 
 
-def main() -> int:
-    """Listen, say "ready" or what is wrong on descriptor 3, serve for ever."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for each request, for ever
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    server = Server(Lab(folder.name, folder.parent), name)
+def serve(name: str, one: Managed, make: Callable[[], Any]) -> int:
+    """Listen at the BMC's port, say "ready" or what is wrong on descriptor 3, serve the application for ever."""
     serving: Any = importlib.import_module("werkzeug.serving")
+    port = one.bmc.port if one.bmc is not None else 0
     try:
-        kept = server.state().bmc
-        if kept is None:
+        if not port:
             raise LabError(f"the BMC of {name} has no port yet")
-        app = application(server, bmc.home(folder, name))
-        listener = serving.make_server("127.0.0.1", kept.port, app, threaded=True)
+        listener = serving.make_server("127.0.0.1", port, make(), threaded=True)
     except (LabError, OSError) as error:
         os.write(3, f"{error}\n".encode())
         return 1
     except SystemExit:  # so werkzeug ends where it can't listen, having said why on standard error
-        os.write(3, f"port {server.state().bmc.port}: address already in use\n".encode())  # type: ignore[union-attr]
+        os.write(3, f"port {port}: address already in use\n".encode())
         return 1
     os.write(3, b"ready\n")
     os.close(3)
     listener.serve_forever()
     return 0
+
+
+def log_plainly() -> None:
+    """Log to standard error, without a line for each request."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+
+def main() -> int:
+    """Be the BMC of a hypervisor."""
+    log_plainly()
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    server = Server(Lab(folder.name, folder.parent), name)
+    return serve(name, server.state(), lambda: application(server, bmc.home(folder, name)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from bedplate.lab.faults import FaultKind, KeptFault
 STATE_VERSION = 1
 STATE_FILE = "state.json"
 MOST_HYPERVISORS = 32
+MOST_SERVERS = 32
+LEAST_MEMORY, MOST_MEMORY = 512, 65536
+"""MiB of a bare server: UEFI itself needs 256, and a system that is all in memory more."""
 MOST_FOLDER_BYTES = 70
 """The longest path of a lab's folder: a Unix socket's path may have 107 bytes, and the longest below it needs 36."""
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
@@ -112,6 +115,40 @@ class HypervisorState(msgspec.Struct):
     faults: dict[FaultKind, KeptFault] = {}
 
 
+class MetalDisk(msgspec.Struct, frozen=True):
+    """One disk of a bare server: a sparse file of the lab."""
+
+    bus: Literal["virtio", "sata", "nvme"]
+    size: int
+    """Bytes."""
+    serial: str
+
+
+BootTarget = Literal["None", "Pxe", "Cd", "Hdd"]
+"""Redfish's words for what a server boots from first."""
+
+
+class MetalState(msgspec.Struct):
+    """One bare server as remembered. Whether it has power nobody remembers: it has while its process runs."""
+
+    name: str
+    host_uuid: str
+    macs: tuple[str, ...]
+    disks: tuple[MetalDisk, ...]
+    memory: int = 2048
+    """MiB."""
+    cpus: int = 2
+    boot: BootTarget = "None"
+    """The override of its boot order."""
+    boot_once: bool = False
+    """Whether the next boot ends the override."""
+    medium: str = ""
+    """URL that the medium in its CD drive came from; empty: no medium."""
+    process: ProcessId | None = None
+    bmc: BmcState | None = None
+    faults: dict[FaultKind, KeptFault] = {}
+
+
 class LabState(msgspec.Struct):
     """All that a lab remembers."""
 
@@ -126,6 +163,8 @@ class LabState(msgspec.Struct):
     switch: ProcessId | None = None
     gateway: ProcessId | None = None
     hypervisors: dict[str, HypervisorState] = {}
+    servers: dict[str, MetalState] = {}
+    """Bare servers."""
 
 
 def default_root() -> Path:
@@ -170,6 +209,23 @@ def new_hypervisor(state: LabState, index: int) -> HypervisorState:
         address=state.network.at(state.network.first_hypervisor + index),
         mac="02:bd:" + ":".join(f"{byte:02x}" for byte in digest[:4]),
         host_uuid=str(uuid.uuid5(uuid.UUID(state.uid), name)),
+    )
+
+
+def new_server(state: LabState, index: int, memory: int = 2048) -> MetalState:
+    """Name, identity, cards and disks of the bare server with that index (from 0); `memory` in MiB."""
+    name = f"metal{index + 1}"
+    digest = hashlib.sha256(f"{state.uid}/{name}".encode()).digest()
+    tail = ":".join(f"{byte:02x}" for byte in digest[:3])
+    return MetalState(
+        name=name,
+        host_uuid=str(uuid.uuid5(uuid.UUID(state.uid), name)),
+        macs=(f"02:be:00:{tail}", f"02:be:01:{tail}"),
+        disks=(
+            MetalDisk("virtio", 12 << 30, f"BP{digest[3:7].hex().upper()}A"),
+            MetalDisk("nvme", 4 << 30, f"BP{digest[3:7].hex().upper()}B"),
+        ),
+        memory=memory,
     )
 
 

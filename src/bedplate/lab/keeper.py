@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bedplate.lab import config
 from bedplate.lab.cgroups import Cgroups
-from bedplate.lab.config import HypervisorState, LabState
+from bedplate.lab.config import HypervisorState, LabState, MetalState
 from bedplate.lab.errors import LabError
 
 Progress = Callable[[str, str], None]
@@ -90,9 +90,18 @@ class Keeper:
 
 def find(state: LabState, name: str) -> HypervisorState:
     """One hypervisor of the lab; LabError where there is none of that name."""
+    if name in state.servers:
+        raise LabError(f"{name} is a bare server and no hypervisor: name one of {', '.join(state.hypervisors)}")
     if name not in state.hypervisors:
         raise LabError(f"there is no hypervisor {name!r} in the lab: it has {', '.join(state.hypervisors)}")
     return state.hypervisors[name]
+
+
+def find_server(state: LabState, name: str) -> MetalState:
+    """One bare server of the lab; LabError where there is none of that name."""
+    if name not in state.servers:
+        raise LabError(f"there is no bare server {name!r} in the lab: it has {', '.join(state.servers) or 'none'}")
+    return state.servers[name]
 
 
 @contextlib.contextmanager

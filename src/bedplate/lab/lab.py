@@ -18,11 +18,23 @@ from pathlib import Path
 from typing import Literal
 
 from bedplate.agent.kvm_probe import probe
-from bedplate.lab import bmc, breaking, config, faults, hypervisor, preflight, processes, servers, wiring
+from bedplate.lab import (
+    bmc,
+    breaking,
+    config,
+    faults,
+    hypervisor,
+    metal,
+    metal_lab,
+    preflight,
+    processes,
+    servers,
+    wiring,
+)
 from bedplate.lab.config import LabNetwork, LabState, Link, ProcessId
 from bedplate.lab.errors import LabError
 from bedplate.lab.faults import Fault, FaultKind, KeptFault
-from bedplate.lab.keeper import Keeper, Progress, find, plainly, quiet
+from bedplate.lab.keeper import Keeper, Progress, find, find_server, plainly, quiet
 from bedplate.lab.network_parts import free_port, raise_gateway, raise_switch, tell_gateway
 from bedplate.lab.status import LabStatus, look
 
@@ -42,6 +54,8 @@ class Lab(Keeper):
         self,
         hypervisors: int | None = None,
         *,
+        bare: int | None = None,
+        memory: int | None = None,
         network: LabNetwork | None = None,
         socks_port: int | None = None,
         relays: Mapping[int, int] | None = None,
@@ -50,13 +64,15 @@ class Lab(Keeper):
     ) -> LabStatus:
         """Bring the lab up, or mend what is dead or broken of it; everything that runs is left as it is.
 
-        `hypervisors`: how many (None: as before, or 3); more than before adds some. `socks_port`: port of the proxy on
-        127.0.0.1 (None: as before, or a free one). `relays`: port at the lab's gateway address -> port on the host's
-        loopback (None: as before). `kvm`: whether guests may use KVM (None: try by booting a tiny guest).
+        `hypervisors`: how many (None: as before, or 3); more than before adds some. `bare`: how many bare servers
+        (None: as before, or none), and `memory` in MiB of those that are added (None: 2048). `socks_port`: port of the
+        proxy on 127.0.0.1 (None: as before, or a free one). `relays`: port at the lab's gateway address -> port on the
+        host's loopback (None: as before). `kvm`: whether guests may use KVM (None: try by booting a tiny guest).
         """
         preflight.check_host(self.folder)
         with plainly(), self.locked(make=True):
             state = self._wanted(hypervisors, network, socks_port, relays)
+            self._want_bare(state, bare, memory)
             self.save(state)
             if kvm is None:
                 verdict = probe()
@@ -67,6 +83,7 @@ class Lab(Keeper):
             raise_gateway(self, state, progress)
             hypervisor.write_hosts(self.folder, state.hypervisors, state.network)
             self._mend(state, list(state.hypervisors), progress)
+            metal_lab.mend(self, state, list(state.servers), progress)
             state.phase = "up"
             self.save(state)
         return self.status()
@@ -118,8 +135,11 @@ class Lab(Keeper):
 
         A power cut cuts the uplink first, so that no peer is told; all inside ends at once, also while somebody else
         holds the lab's lock. Power on returns when libvirt answers (with `wait`); its services (`spawn_agent`) start
-        by themselves.
+        by themselves. A bare server knows off and on alone.
         """
+        if self._bare(name):
+            metal_lab.power(self, name, action)
+            return
         if action == "off":
             servers.go_dark(self, name, find(self.load(), name).process)
         with self.changing() as state:
@@ -142,7 +162,14 @@ class Lab(Keeper):
                 hypervisor.freeze(one, self.cgroups, action == "freeze")
 
     def shut_down(self, name: str) -> None:
-        """Ask a hypervisor to shut down; what has not ended after fifteen seconds loses its power. Returns then."""
+        """Ask a hypervisor to shut down; what has not ended after fifteen seconds loses its power. Returns then.
+
+        Of a bare server only the power button is pressed, as what it runs is its own.
+        """
+        if self._bare(name):
+            with self.changing() as state:
+                metal.press_button(self, find_server(state, name))
+            return
         with self.changing() as state:
             one = find(state, name)
             one.power = "off"
@@ -160,8 +187,11 @@ class Lab(Keeper):
             servers.settle(self, state, find(state, name), process)
 
     def powered(self, name: str) -> bool:
-        """Whether a hypervisor has power, as the kernel tells: does anything of it run?"""
-        return hypervisor.powered(self.folder, find(self.load(), name))
+        """Whether a server has power, as the kernel tells: does anything of it run?"""
+        state = self.load()
+        if name in state.servers:
+            return metal.powered(self.folder, state.servers[name])
+        return hypervisor.powered(self.folder, find(state, name))
 
     def uplink(self, name: str, to: Link) -> None:
         """Cut or mend a hypervisor's cable. It stays cut over its power cycles until it is mended here or by `up`."""
@@ -247,6 +277,9 @@ class Lab(Keeper):
 
     def fault(self, name: str, fault: Fault) -> None:
         """Break a hypervisor or its BMC. It stays so until `clear`, `up` or `down`; the same kind again replaces it."""
+        if self._bare(name):
+            metal_lab.fault(self, name, fault)
+            return
         if isinstance(fault, faults.PowerOff):
             servers.go_dark(self, name, find(self.load(), name).process)
         with plainly(), self.changing() as state:
@@ -258,6 +291,9 @@ class Lab(Keeper):
         `kind`: only that fault is undone, and power is given only where it is what the fault took.
         """
         with plainly(), self.changing() as state:
+            bare = metal_lab.clear(self, state, name, kind, progress)
+            if name in state.servers:
+                return bare
             names = [find(state, name).name] if name else list(state.hypervisors)
             if kind is None:
                 hurt = [each for each in names if not self._whole(state, each)]
@@ -270,17 +306,22 @@ class Lab(Keeper):
             else:
                 for each in hurt:
                     breaking.undo(self, state, state.hypervisors[each], kind)
-        return hurt
+        return hurt + bare
 
     def faults(self) -> dict[str, dict[FaultKind, KeptFault]]:
-        """All faults that are on, by hypervisor."""
-        return {one.name: dict(one.faults) for one in self.load().hypervisors.values()}
+        """All faults that are on, by server."""
+        state = self.load()
+        every = [*state.hypervisors.values(), *state.servers.values()]
+        return {one.name: dict(one.faults) for one in every}
 
     def bmc_login(self) -> tuple[str, str]:
         """User name and password of the lab's BMCs."""
         return bmc.USER, bmc.password(self.folder)
 
     # ---- inside
+
+    def _bare(self, name: str) -> bool:
+        return name in self.load().servers
 
     def _whole(self, state: LabState, name: str) -> bool:
         one = state.hypervisors[name]
@@ -308,6 +349,25 @@ class Lab(Keeper):
         for work in works:
             work.result()
 
+    def _want_bare(self, state: LabState, bare: int | None, memory: int | None) -> None:
+        """Add what is missing of so many bare servers to the state."""
+        count = len(state.servers) if bare is None else bare
+        if not 0 <= count <= config.MOST_SERVERS:
+            raise LabError(f"a lab has 0 to {config.MOST_SERVERS} bare servers, not {count}")
+        if count < len(state.servers):
+            raise LabError(
+                f"the lab has {len(state.servers)} bare servers and can only grow: `bedplate lab down` first"
+            )
+        if memory is not None and not config.LEAST_MEMORY <= memory <= config.MOST_MEMORY:
+            raise LabError(f"a bare server can't have {memory} MiB: give {config.LEAST_MEMORY} to {config.MOST_MEMORY}")
+        if count + len(state.hypervisors) == 0:
+            raise LabError("a lab with neither a hypervisor nor a bare server is none: ask for one")
+        if count:
+            preflight.check_firmware()
+        for index in range(len(state.servers), count):
+            one = config.new_server(state, index, memory or 2048)
+            state.servers[one.name] = one
+
     def _wanted(
         self,
         hypervisors: int | None,
@@ -323,9 +383,10 @@ class Lab(Keeper):
             state.network.check()
         elif network is not None and network != state.network:
             raise LabError(f"the lab has the network {state.network.cidr}; `bedplate lab down` first to change it")
-        count = hypervisors if hypervisors is not None else len(state.hypervisors) or 3
-        if not 1 <= count <= config.MOST_HYPERVISORS:
-            raise LabError(f"a lab has 1 to {config.MOST_HYPERVISORS} hypervisors, not {count}")
+        made = len(state.hypervisors) if state.hypervisors or state.servers else 3
+        count = hypervisors if hypervisors is not None else made
+        if not 0 <= count <= config.MOST_HYPERVISORS:
+            raise LabError(f"a lab has 0 to {config.MOST_HYPERVISORS} hypervisors, not {count}")
         if count < len(state.hypervisors):
             raise LabError(
                 f"the lab has {len(state.hypervisors)} hypervisors and can only grow: `bedplate lab down` first"

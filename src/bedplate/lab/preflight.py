@@ -18,6 +18,8 @@ NEEDED = {
     "nsenter": "util-linux",
 }
 """Command -> the Debian package that has it."""
+FIRMWARE = Path("/usr/share/OVMF")
+"""Of the Debian package ovmf: what bare servers boot with."""
 LEAST_FREE = 1 << 30
 """Bytes that must be free where the lab lives: its own files are small, but one guest's disk fills a gigabyte."""
 
@@ -61,6 +63,12 @@ def check_host(folder: Path, least_free: int = LEAST_FREE) -> None:
             f"only {free >> 20} MiB are free at {nearest} and the lab needs {least_free >> 20} MiB: make room there, or"
             " set XDG_STATE_HOME to a larger disk"
         )
+
+
+def check_firmware(folder: Path = FIRMWARE) -> None:
+    """Raise LabError where the firmware of bare servers is missing."""
+    if not all((folder / name).exists() for name in ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")):
+        raise LabError("the UEFI firmware that the lab's bare servers boot with is missing: apt install ovmf")
 
 
 def mounts_below(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.lab import bmc, faults, hypervisor, processes
-from bedplate.lab.config import HypervisorState, LabNetwork, LabState, Link
+from bedplate.lab import bmc, faults, hypervisor, metal, processes
+from bedplate.lab.config import HypervisorState, LabNetwork, LabState, Link, MetalDisk, MetalState
 from bedplate.lab.keeper import Keeper
 
 
@@ -38,6 +38,29 @@ class HypervisorStatus(msgspec.Struct, frozen=True):
     """What is broken on purpose, in a few words each."""
 
 
+class MetalStatus(msgspec.Struct, frozen=True):
+    """One bare server as it is now."""
+
+    name: str
+    host_uuid: str
+    power: Literal["on", "off"]
+    bmc_address: str
+    bmc: bool
+    """Whether the BMC runs; a fault may still make it slow or silent."""
+    boot: str
+    """What it boots from first, such as `Cd once`; `None`: as its firmware likes."""
+    medium: str
+    """URL of what is in its CD drive; empty: nothing."""
+    memory: int
+    """MiB."""
+    cpus: int
+    macs: tuple[str, ...]
+    disks: tuple[MetalDisk, ...]
+    console: str
+    """File that its serial console is kept in."""
+    faults: tuple[str, ...] = ()
+
+
 class LabStatus(msgspec.Struct, frozen=True):
     """The lab as it is now."""
 
@@ -51,6 +74,8 @@ class LabStatus(msgspec.Struct, frozen=True):
     switch: bool = False
     gateway: bool = False
     hypervisors: tuple[HypervisorStatus, ...] = ()
+    servers: tuple[MetalStatus, ...] = ()
+    """Bare servers."""
 
     @property
     def socks_url(self) -> str:
@@ -62,9 +87,11 @@ def look(lab: Keeper, state: LabState) -> LabStatus:
     """Tell how a lab is now. Asks each libvirt, for at most three seconds, all at once."""
     with ThreadPoolExecutor(8) as pool:
         each = tuple(pool.map(partial(_hypervisor, lab), state.hypervisors.values()))
+    bare = tuple(_metal(lab, one) for one in state.servers.values())
     switch, gateway = processes.alive(state.switch), processes.alive(state.gateway)
     phase = state.phase
-    if phase == "up" and not (switch and gateway and all(_as_meant(one) for one in each)):
+    meant = all(_as_meant(one) for one in each) and all(one.bmc or "power-feed" in one.faults for one in bare)
+    if phase == "up" and not (switch and gateway and meant):
         phase = "broken"
     return LabStatus(
         lab.name,
@@ -76,6 +103,25 @@ def look(lab: Keeper, state: LabState) -> LabStatus:
         switch,
         gateway,
         each,
+        bare,
+    )
+
+
+def _metal(lab: Keeper, one: MetalState) -> MetalStatus:
+    return MetalStatus(
+        one.name,
+        one.host_uuid,
+        "on" if metal.powered(lab.folder, one) else "off",
+        bmc.address(one),
+        bmc.alive(one),
+        f"{one.boot} once" if one.boot_once else one.boot,
+        one.medium,
+        one.memory,
+        one.cpus,
+        one.macs,
+        one.disks,
+        str(hypervisor.log_path(lab.folder, one.name, metal.CONSOLE)),
+        tuple(faults.describe(kept.fault) for kept in one.faults.values()),
     )
 
 

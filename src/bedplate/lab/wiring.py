@@ -7,6 +7,7 @@ virtual Ethernet ends, one in each namespace. Both end with their namespaces.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from bedplate.lab import processes
@@ -69,6 +70,18 @@ def unplug(folder: Path, switch: ProcessId, hypervisor: HypervisorState) -> None
 def set_link(folder: Path, switch: ProcessId, hypervisor: HypervisorState, state: Link) -> None:
     """Cut or mend the uplink at the switch: the hypervisor loses its carrier and no peer is told."""
     _ip(folder, switch, f"link set {hypervisor.name} {state}")
+
+
+def make_taps(folder: Path, switch: ProcessId, names: Sequence[str], mtu: int) -> None:
+    """Make fresh ports of the switch for a bare server's cards. Those that were there are taken away."""
+    drop_taps(folder, switch, names)
+    for name in names:
+        _ip(folder, switch, f"tuntap add dev {name} mode tap", f"link set {name} mtu {mtu} master {BRIDGE} up")
+
+
+def drop_taps(folder: Path, switch: ProcessId, names: Sequence[str]) -> None:
+    """Take those ports away, where they are there."""
+    _ip(folder, switch, *(f"link del {name}" for name in names), force=True)
 
 
 def plugged(folder: Path, switch: ProcessId) -> set[str]:

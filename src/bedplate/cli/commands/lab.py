@@ -2,6 +2,7 @@
 
 Examples:
   bedplate lab up --hypervisors 3
+  bedplate lab up --servers 2
   bedplate lab status
   bedplate lab fault power-off hv2
   bedplate lab fault partition hv1 --storage
@@ -31,6 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = add_actions(parser)
     up = actions.add_parser("up", help="start it, or mend what is dead of it")
     up.add_argument("--hypervisors", type=int, metavar="N", help="how many (default: as before, or 3)")
+    up.add_argument("--servers", type=int, metavar="N", help="how many bare servers (default: as before, or none)")
+    up.add_argument("--server-memory", type=int, metavar="MIB",
+                    help="memory of those that are added (default: 2048)")  # fmt: skip
     status = actions.add_parser("status", help="what runs")
     form = output_format("table", "json", "yaml")
     status.add_argument("-o", "--output", type=form, default="table", metavar="FORMAT", help="table, json or yaml")
@@ -62,14 +66,12 @@ class Parts:
 
 
 def _up(args: argparse.Namespace) -> int:
-    if args.hypervisors is not None and args.hypervisors < 1:
-        raise UserError(f"a lab of {args.hypervisors} hypervisors is none; write --hypervisors 1 or more")
     from bedplate.cli import wiring
 
     began = time.monotonic()
     try:
         with board() as view:
-            wiring.lab_up(hypervisors=args.hypervisors, progress=Parts(view))
+            wiring.lab_up(args.hypervisors, args.servers, args.server_memory, progress=Parts(view))
     except KeyboardInterrupt:
         print("\ninterrupted; `bedplate lab up` goes on from here, `bedplate lab down` removes what is there")
         return 130
@@ -102,11 +104,36 @@ def _status(args: argparse.Namespace) -> int:
 
 def _table(status: LabStatus) -> None:
     print(f'lab "{status.name}" is {status.phase}; folder {status.folder}')
-    if not status.hypervisors:
+    if not status.hypervisors and not status.servers:
         print("start it with `bedplate lab up`")
         return
     print(f"switch {'runs' if status.switch else 'is dead'}, gateway {'runs' if status.gateway else 'is dead'}, "
-          f"machines are reached through {status.socks_url}\n")  # fmt: skip
+          f"machines are reached through {status.socks_url}")  # fmt: skip
+    if status.hypervisors:
+        print()
+        _hypervisors(status)
+    if status.servers:
+        print()
+        _servers(status)
+
+
+def _servers(status: LabStatus) -> None:
+    writer = TableWriter(["bare server", "power", "boot", "medium", "bmc", "bmc address", "faults"])
+    writer.write(
+        [
+            one.name,
+            one.power,
+            one.boot,
+            one.medium or "none",
+            "runs" if one.bmc else "dead",
+            one.bmc_address,
+            ", ".join(one.faults) or "none",
+        ]
+        for one in status.servers
+    )
+
+
+def _hypervisors(status: LabStatus) -> None:
     writer = TableWriter(["name", "address", "power", "uplink", "libvirt", "bmc", "watchdog", "services", "faults"])
     writer.write(
         [

@@ -23,6 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--agents", default="127.0.0.1:7444", metavar="HOST:PORT",
                         help="where agents connect (default: 127.0.0.1:7444)")  # fmt: skip
+    parser.add_argument("--agent-address", default="", metavar="HOST:PORT",
+                        help="where servers reach that from their network (default: as --agents)")  # fmt: skip
+    parser.add_argument("--media-url", default="", metavar="URL",
+                        help="where BMCs reach it for media (default: https:// and --agent-address)")  # fmt: skip
     parser.add_argument("--context-file", type=Path, metavar="FILE",
                         help="write the administrator's context there (default: DIR/context)")  # fmt: skip
     parser.add_argument("--emulated-guests", action="store_true",
@@ -42,6 +46,10 @@ def address(text: str) -> tuple[str, int]:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     listen, agents = address(args.listen), address(args.agents)
+    if args.agent_address:
+        address(args.agent_address)
+    if args.media_url and not args.media_url.startswith(("http://", "https://")):
+        raise UserError(f"--media-url {args.media_url!r} is no URL; write https://HOST:PORT")
     from bedplate.cli.serve import serve
 
     return serve(
@@ -51,4 +59,6 @@ def run(args: argparse.Namespace) -> int:
         context_file=args.context_file,
         slow=args.emulated_guests,
         proxy_url=args.proxy_url,
+        agent_address=args.agent_address,
+        media_url=args.media_url,
     )

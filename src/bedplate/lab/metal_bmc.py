@@ -1,0 +1,356 @@
+"""The BMC of one bare server: Redfish by sushy-tools, with power, boot override, virtual media, cards and a summary.
+
+Run as `python -m bedplate.lab.metal_bmc FOLDER NAME`, on the host's loopback alone. Like a hypervisor's BMC it keeps
+nothing in mind: all that it tells is read from the kernel and the lab's state at every request.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import ssl
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from bedplate.lab import bmc, metal
+from bedplate.lab.bmc_faults import FaultLayer, told_health, told_power
+from bedplate.lab.bmc_service import configure, log_plainly, serve
+from bedplate.lab.config import BootTarget, MetalState
+from bedplate.lab.errors import LabError
+from bedplate.lab.faults import BmcFault
+from bedplate.lab.keeper import find_server
+from bedplate.lab.lab import Lab
+
+RESET_TYPES = ("On", "ForceOn", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart")
+DRIVE = "Cd"
+FETCH_LIMIT = 30.0
+"""Seconds without a byte after which a medium is given up."""
+RESTART_LIMIT = 300.0
+"""Seconds that a system may take to shut down for a graceful restart; an emulated one takes a minute."""
+
+log = logging.getLogger("bedplate.lab.bmc")
+
+
+class BareServer:
+    """The server as its BMC has it in hand."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.lab = lab
+        self.name = name
+
+    def state(self) -> MetalState:
+        """What the lab remembers of it, read anew."""
+        return find_server(self.lab.load(), self.name)
+
+    def fault(self) -> BmcFault:
+        """What is wrong with this BMC at the moment."""
+        kept = self.state().faults.get("bmc")
+        return kept.fault if kept is not None and isinstance(kept.fault, BmcFault) else BmcFault()
+
+    def order(self, reset: str) -> None:
+        """Carry out a Redfish reset. Hard ones are done on return; graceful ones are the server's own to do.
+
+        Raises:
+            LabError: it could not be done.
+        """
+        match reset:
+            case "On" | "ForceOn":
+                self.lab.power(self.name, "on")
+            case "ForceOff":
+                self.lab.power(self.name, "off")
+            case "ForceRestart":
+                self.lab.power(self.name, "off")
+                self.lab.power(self.name, "on")
+            case "GracefulShutdown":
+                self.lab.shut_down(self.name)
+            case "GracefulRestart":
+                self.lab.shut_down(self.name)
+                threading.Thread(target=self._on_when_off).start()
+            case _:
+                raise LabError(f"this BMC knows no reset {reset!r}: it knows {', '.join(RESET_TYPES)}")
+
+    def _on_when_off(self) -> None:
+        deadline = time.monotonic() + RESTART_LIMIT
+        while self.lab.powered(self.name):
+            if time.monotonic() > deadline:
+                log.error("%s did not shut down within %.0f s and is not restarted", self.name, RESTART_LIMIT)
+                return
+            time.sleep(0.5)
+        try:
+            self.lab.power(self.name, "on")
+        except (LabError, OSError) as error:
+            log.error("%s", error)
+
+    def set_boot(self, target: str, enabled: str, mode: str) -> None:
+        """Set what the next boots begin with. Raises ValueError for what there is not."""
+        targets = get_args(BootTarget)
+        if target not in targets:
+            raise ValueError(f"BootSourceOverrideTarget {target!r} is not one of {', '.join(targets)}")
+        if enabled not in ("Disabled", "Once", "Continuous"):
+            raise ValueError(f"BootSourceOverrideEnabled {enabled!r} is not one of Disabled, Once, Continuous")
+        if mode != "UEFI":
+            raise ValueError(f"BootSourceOverrideMode {mode!r}: this server knows UEFI only")
+        none = target == "None" or enabled == "Disabled"
+        with self.lab.changing() as state:
+            one = find_server(state, self.name)
+            one.boot = "None" if none else cast(BootTarget, target)
+            one.boot_once = not none and enabled == "Once"
+            self.lab.save(state)
+
+    def insert(self, url: str, verify: bool, login: tuple[str, str]) -> None:
+        """Fetch a medium and put it into the drive. Raises LabError, OSError."""
+        base = metal.home(self.lab.folder, self.name)
+        handle, fresh = tempfile.mkstemp(prefix=".medium-", dir=base)
+        try:
+            with os.fdopen(handle, "wb") as file, fetch(url, verify, login) as answer:
+                shutil.copyfileobj(answer, file, 1 << 20)
+                expected = answer.headers.get("Content-Length")
+                if expected is not None and int(expected) != file.tell():
+                    raise LabError(f"{url} ended after {file.tell()} of {expected} bytes")
+            with self.lab.changing() as state:
+                metal.insert(self.lab, state, find_server(state, self.name), url, Path(fresh))
+        finally:
+            Path(fresh).unlink(missing_ok=True)
+
+    def eject(self) -> None:
+        """Empty the drive."""
+        with self.lab.changing() as state:
+            metal.eject(self.lab, state, find_server(state, self.name))
+
+
+def fetch(url: str, verify: bool, login: tuple[str, str]) -> Any:
+    """Open a medium's URL. As on most BMCs, a certificate is looked at only where that is asked for."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise LabError(f"Image {url!r} is no http or https URL")
+    tls = ssl.create_default_context()
+    if not verify:
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    handlers: list[urllib.request.BaseHandler] = [
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=tls),
+    ]
+    if login[0]:
+        known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        known.add_password(None, url, *login)
+        handlers.append(urllib.request.HTTPBasicAuthHandler(known))
+    return urllib.request.build_opener(*handlers).open(url, timeout=FETCH_LIMIT)
+
+
+def driver_class(server: BareServer) -> Any:
+    """A driver of sushy-tools for the system. Built here, for the package has no types."""
+    base: Any = importlib.import_module("sushy_tools.emulator.resources.systems.base")
+    error: Any = importlib.import_module("sushy_tools.error")
+
+    class MetalDriver(base.AbstractSystemsDriver):
+        """The server behind sushy-tools' interface; names and defaults are that interface's."""
+
+        @classmethod
+        def initialize(cls, config: Any, logger: Any, *args: Any, **kwargs: Any) -> Any:
+            super().initialize(config, logger, *args, **kwargs)
+            return cls
+
+        @property
+        def driver(self) -> str:
+            return "<bedplate-lab-metal>"
+
+        @property
+        def systems(self) -> list[str]:
+            return [server.state().host_uuid]
+
+        def uuid(self, identity: str) -> str:
+            state = server.state()
+            if identity == state.name:
+                raise error.AliasAccessError(state.host_uuid)
+            if identity != state.host_uuid:
+                raise error.NotFound(f"there is no system {identity} here")
+            return state.host_uuid
+
+        def name(self, identity: str) -> str:
+            self.uuid(identity)
+            return server.name
+
+        def get_power_state(self, identity: str) -> str:
+            self.uuid(identity)
+            return told_power(server.fault(), server.lab.powered(server.name))
+
+        def set_power_state(self, identity: str, state: str) -> None:
+            self.uuid(identity)
+            if state not in RESET_TYPES:
+                raise error.BadRequest(f"ResetType {state!r} is not one of {', '.join(RESET_TYPES)}")
+            if not server.fault().deaf:
+                carefully(lambda: server.order(state))
+
+        def get_boot_device(self, identity: str) -> str:
+            self.uuid(identity)
+            return server.state().boot
+
+        def set_boot_device(self, identity: str, boot_source: str) -> None:
+            self.uuid(identity)
+            server.set_boot(boot_source, "Once", "UEFI")
+
+        def get_boot_mode(self, identity: str) -> str:
+            self.uuid(identity)
+            return "UEFI"
+
+        def get_http_boot_uri(self, identity: str) -> str:
+            self.uuid(identity)
+            return ""
+
+        def get_nics(self, identity: str) -> list[dict[str, str]]:
+            self.uuid(identity)
+            return [{"id": f"NIC{number}", "mac": mac} for number, mac in enumerate(server.state().macs, 1)]
+
+        def set_boot_image(
+            self, identity: str, device: str, boot_image: Any = None, write_protected: bool = True
+        ) -> None:
+            """Nothing is left to do: the drive has the medium already."""
+
+    return MetalDriver
+
+
+def media_class(server: BareServer) -> Any:
+    """sushy-tools' driver of virtual media: one CD drive, which the lab's state knows."""
+    vmedia: Any = importlib.import_module("sushy_tools.emulator.resources.vmedia")
+    error: Any = importlib.import_module("sushy_tools.error")
+
+    class MetalMedia(vmedia.BaseDriver):
+        """The CD drive behind sushy-tools' interface."""
+
+        def __init__(self, config: Any, logger: Any) -> None:
+            super().__init__({**config, "SUSHY_EMULATOR_VMEDIA_DEVICES": DEVICES}, logger)
+
+        def get_device_image_info(self, identity: str, device: str) -> Any:
+            kept = self._get_device(identity, device)
+            url = server.state().medium
+            file = os.path.basename(urllib.parse.urlsplit(url).path)
+            return vmedia.DeviceInfo(file, url, bool(url), bool(url), "", "", kept.get("Verify", False))
+
+        def insert_image(
+            self,
+            identity: str,
+            device: str,
+            image_url: str,
+            inserted: bool = True,
+            write_protected: bool = True,
+            username: str | None = None,
+            password: str | None = None,
+        ) -> str:
+            kept = self._get_device(identity, device)
+            if not isinstance(image_url, str) or not image_url:
+                raise error.BadRequest("Image is missing: give the URL of an ISO")
+            if not inserted or not write_protected:
+                raise error.BadRequest("this drive takes a CD only: Inserted and WriteProtected must be true")
+            login = (username or "", password or "")
+            carefully(lambda: server.insert(image_url, bool(kept.get("Verify", False)), login))
+            return image_url
+
+        def eject_image(self, identity: str, device: str) -> None:
+            self._get_device(identity, device)
+            carefully(server.eject)
+
+    return MetalMedia
+
+
+DEVICES = {DRIVE: {"Name": "Virtual CD", "MediaTypes": ["CD", "DVD"]}}
+
+
+def carefully(work: Callable[[], None]) -> None:
+    """Turn what the lab or the host refuses into an answer of Redfish."""
+    error: Any = importlib.import_module("sushy_tools.error")
+    try:
+        work()
+    except (LabError, OSError) as failure:
+        raise error.FishyError(str(failure)) from failure
+
+
+def told_boot(one: MetalState) -> dict[str, Any]:
+    """Redfish's `Boot` of the system."""
+    return {
+        "BootSourceOverrideEnabled": "Disabled" if one.boot == "None" else "Once" if one.boot_once else "Continuous",
+        "BootSourceOverrideTarget": one.boot,
+        "BootSourceOverrideTarget@Redfish.AllowableValues": list(get_args(BootTarget)),
+        "BootSourceOverrideMode": "UEFI",
+        "BootSourceOverrideMode@Redfish.AllowableValues": ["UEFI"],
+    }
+
+
+def told_system(one: MetalState, fault: BmcFault, *, on: bool) -> dict[str, Any]:
+    """What of the system sushy-tools does not tell, or not rightly."""
+    status = {"State": "Enabled", "Health": "OK", "HealthRollup": "OK"}
+    return {
+        "Manufacturer": "Bedplate",
+        "Model": "Lab server",
+        "SerialNumber": one.name,
+        "Status": told_health(fault, on=on),
+        "Boot": told_boot(one),
+        "MemorySummary": {"TotalSystemMemoryGiB": one.memory / 1024, "Status": status},
+        "ProcessorSummary": {"Count": 1, "CoreCount": one.cpus, "LogicalProcessorCount": one.cpus, "Status": status},
+    }
+
+
+def application(server: BareServer, folder: Path) -> Any:
+    """sushy-tools' application for this server, behind a password and the layer of faults."""
+    sys.modules.setdefault("libvirt", None)  # type: ignore[arg-type]  # it only costs memory here: 20 MiB
+    fake: Any = importlib.import_module("sushy_tools.emulator.resources.systems.fakedriver")
+    fake.FakeDriver = driver_class(server)  # it has no other way to take a driver of somebody's own
+    vmedia: Any = importlib.import_module("sushy_tools.emulator.resources.vmedia")
+    vmedia.StaticDriver = media_class(server)
+    main: Any = importlib.import_module("sushy_tools.emulator.main")
+    error: Any = importlib.import_module("sushy_tools.error")
+    flask: Any = importlib.import_module("flask")
+    app = main.app
+    configure(app, bmc.password(server.lab.folder), folder, "vmedia")
+
+    def patch_boot() -> Any:
+        """Take the boot override: sushy-tools knows neither once nor none."""
+        request = flask.request
+        if request.method != "PATCH" or request.endpoint != "system_resource":
+            return None
+        app.systems.uuid(request.view_args["identity"])
+        body = request.get_json(silent=True)
+        boot = body.get("Boot") if isinstance(body, dict) else None
+        if not isinstance(boot, dict):
+            raise error.BadRequest("only Boot can be changed here")
+        enabled = boot.get("BootSourceOverrideEnabled", "Once")
+        target = boot.get("BootSourceOverrideTarget", "None" if enabled == "Disabled" else server.state().boot)
+        try:
+            server.set_boot(target, enabled, boot.get("BootSourceOverrideMode", "UEFI"))
+        except ValueError as wrong:
+            raise error.BadRequest(str(wrong)) from None
+        return "", 204
+
+    def complete(response: Any) -> Any:
+        """Tell of the system what sushy-tools does not."""
+        body = response.get_json(silent=True) if response.status_code == 200 else None
+        if isinstance(body, dict) and str(body.get("@odata.type", "")).startswith("#ComputerSystem."):
+            body |= told_system(server.state(), server.fault(), on=body.get("PowerState") == "On")
+            body["Actions"]["#ComputerSystem.Reset"]["ResetType@Redfish.AllowableValues"] = list(RESET_TYPES)
+            response.set_data(json.dumps(body))
+        return response
+
+    app.before_request(patch_boot)
+    app.after_request(complete)
+    app.wsgi_app = FaultLayer(app.wsgi_app, server.fault)
+    return app
+
+
+def main() -> int:
+    """Be the BMC of a bare server."""
+    log_plainly()
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    server = BareServer(Lab(folder.name, folder.parent), name)
+    return serve(name, server.state(), lambda: application(server, bmc.home(folder, name)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
