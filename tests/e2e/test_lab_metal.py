@@ -236,3 +236,25 @@ def test_what_is_killed_is_mended_by_up(lab: Lab) -> None:
     processes.kill(lab.load().switch)
     lab.up()
     assert (lab.status().phase, managed.power()) == ("up", "Off")
+
+
+def test_down_removes_all_after_parts_were_killed_and_a_start_was_never_noted() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="bpl-", dir="/var/tmp"))
+    made = Lab("killed", root=folder / "lab")
+    try:
+        made.up(0, bare=2)
+        for name in ("metal1", "metal2"):
+            made.power(name, "on")
+        traces = Traces(made)
+        traces.note()
+        with made.changing() as state:
+            state.servers["metal2"].process = None  # who started it was killed before the state was written
+            made.save(state)
+        assert made.powered("metal2")
+        for process in (state.switch, state.gateway, state.servers["metal1"].bmc.process):  # type: ignore[union-attr]
+            processes.kill(process)
+        made.down()
+        assert_gone(made, traces)
+    finally:
+        made.down()
+        shutil.rmtree(folder, ignore_errors=True)

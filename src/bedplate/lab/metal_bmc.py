@@ -35,6 +35,8 @@ RESET_TYPES = ("On", "ForceOn", "ForceOff", "GracefulShutdown", "GracefulRestart
 DRIVE = "Cd"
 FETCH_LIMIT = 30.0
 """Seconds without a byte after which a medium is given up."""
+FETCHED = ".medium-"
+"""Beginning of a file's name while it is fetched."""
 RESTART_LIMIT = 300.0
 """Seconds that a system may take to shut down for a graceful restart; an emulated one takes a minute."""
 
@@ -110,7 +112,7 @@ class BareServer:
     def insert(self, url: str, verify: bool, login: tuple[str, str]) -> None:
         """Fetch a medium and put it into the drive. Raises LabError, OSError."""
         base = metal.home(self.lab.folder, self.name)
-        handle, fresh = tempfile.mkstemp(prefix=".medium-", dir=base)
+        handle, fresh = tempfile.mkstemp(prefix=FETCHED, dir=base)
         try:
             with os.fdopen(handle, "wb") as file, fetch(url, verify, login) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
@@ -349,6 +351,8 @@ def main() -> int:
     log_plainly()
     folder, name = Path(sys.argv[1]), sys.argv[2]
     server = BareServer(Lab(folder.name, folder.parent), name)
+    for left in metal.home(folder, name).glob(f"{FETCHED}*"):  # by a BMC that was killed while it fetched
+        left.unlink()
     return serve(name, server.state(), lambda: application(server, bmc.home(folder, name)))
 
 
