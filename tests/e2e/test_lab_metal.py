@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bedplate.lab import Lab, LabError, bmc, faults, metal, processes
+from bedplate.lab import Lab, LabError, bmc, faults, metal, processes, qmp
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -151,7 +151,7 @@ def test_power_goes_on_and_off_and_reads_back(lab: Lab) -> None:
 
 def test_an_override_for_once_boots_the_cd_once_and_then_the_disk(lab: Lab, tmp_path: Path) -> None:
     """The CD's program resets the machine: its second boot, without the BMC, is from the disk."""
-    tiny_uefi.iso(tmp_path / "tiny.iso", "FROM-THE-CD", reset=True)
+    tiny_uefi.iso(tmp_path / "tiny.iso", "FROM-THE-CD", "reset")
     disk = metal.home(lab.folder, "metal1") / "disk0.raw"
     tiny_uefi.file_system(disk, "FROM-THE-DISK")
     managed = MetalBmc(lab, "metal1")
@@ -258,3 +258,61 @@ def test_down_removes_all_after_parts_were_killed_and_a_start_was_never_noted() 
     finally:
         made.down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_system_that_shuts_itself_down_reads_off_and_boots_again(lab: Lab) -> None:
+    disk = metal.home(lab.folder, "metal1") / "disk0.raw"
+    tiny_uefi.file_system(disk, "GOOD-NIGHT", "off")
+    managed = MetalBmc(lab, "metal1")
+    before = console(lab).count("GOOD-NIGHT")
+    for times in (1, 2):
+        managed.reset(sushy.ResetType.ON)
+        until(lambda: managed.power() == "Off", BOOT_LIMIT)
+        assert console(lab).count("GOOD-NIGHT") == before + times
+    lab.up()  # which mends what is dead, and this is not
+    assert (managed.power(), lab.status().phase) == ("Off", "up")
+
+
+def test_a_fault_gives_back_only_the_power_that_it_took(lab: Lab) -> None:
+    lab.fault("metal1", faults.PowerOff())
+    lab.clear("metal1")
+    assert not lab.powered("metal1")
+    managed = MetalBmc(lab, "metal1")
+    managed.reset(sushy.ResetType.ON)
+    lab.fault("metal1", faults.PowerOff())
+    lab.fault("metal1", faults.PowerFeed())
+    lab.clear("metal1", "power-off")
+    assert not lab.powered("metal1")
+    lab.clear("metal1", "power-feed")
+    assert managed.power() == "On"
+    lab.fault("metal1", faults.PowerOff())
+    managed.reset(sushy.ResetType.FORCE_OFF)
+    lab.clear("metal1")
+    assert managed.power() == "Off"
+
+
+def test_a_start_that_was_interrupted_is_gone_on_with(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between QEMU's start and the firmware's: the override is used up, and must not hold any longer."""
+    with lab.changing() as state:
+        one = state.servers["metal1"]
+        one.boot, one.boot_once = "Cd", True
+        lab.save(state)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metal, "_release", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lab.power("metal1", "on")
+    monkeypatch.undo()
+    managed = MetalBmc(lab, "metal1")
+    process = lab.load().servers["metal1"].process
+    assert (managed.power(), managed.system().boot.enabled) == ("On", sushy.BootSourceOverrideEnabled.DISABLED)
+    managed.reset(sushy.ResetType.ON)
+    assert lab.load().servers["metal1"].process == process
+    asked = [("query-status", {})]
+    for device in ("cd", "disk0"):
+        asked.append(("qom-get", {"path": f"/machine/peripheral/{device}", "property": "bootindex"}))
+    status, cd, disk = qmp.ask(metal.monitor(lab.folder, "metal1"), *asked)
+    assert status["status"] == "running"
+    assert disk < cd

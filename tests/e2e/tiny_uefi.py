@@ -6,22 +6,31 @@ import struct
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 COM1 = 0x3F8
 CODE = 0x1000
 """Where the one section of the program lies in memory."""
 
 
-def program(line: str, *, reset: bool) -> bytes:
-    """An EFI application that writes a line to the first serial port, then resets the machine or halts it."""
+End = Literal["halt", "reset", "off"]
+"""What the program does last."""
+_ENDS = {
+    "halt": b"",
+    "reset": b"\x66\xba\xf9\x0c\xb0\x06\xee",  # out 0xcf9, 6: a full reset
+    "off": b"\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef",  # out 0x604, 0x2000: ACPI's S5 of a q35 machine
+}
+
+
+def program(line: str, end: End = "halt") -> bytes:
+    """An EFI application that writes a line to the first serial port, then resets the machine, ends or halts it."""
     text = f"\r\n{line}\r\n".encode()
-    after = b"\x66\xba\xf9\x0c\xb0\x06\xee" if reset else b""  # out 0xcf9, 6: a full reset
     head = b"\xfa\x48\x8d\x35" + b"%s" + b"\xb9" + struct.pack("<I", len(text))  # cli; lea rsi, text; mov ecx, length
     # again: wait until the port is empty (0x3fd, bit 5), then lodsb; out 0x3f8, al; loop again
     loop = b"\x66\xba" + struct.pack("<H", COM1 + 5) + b"\xec\xa8\x20\x74\xfb"
     loop += b"\xac\x66\xba" + struct.pack("<H", COM1) + b"\xee"
     loop += b"\xe2" + struct.pack("b", -(len(loop) + 2))
-    tail = after + b"\xf4\xeb\xfd"  # halt: hlt; jmp halt
+    tail = _ENDS[end] + b"\xf4\xeb\xfd"  # halt: hlt; jmp halt
     length_before_text = (len(head) - 2 + 4) + len(loop) + len(tail)
     lea_end = 8  # cli is one byte, lea seven
     code = head.replace(b"%s", struct.pack("<i", length_before_text - lea_end)) + loop + tail + text
@@ -40,11 +49,11 @@ def _portable_executable(code: bytes) -> bytes:
     return (dos + coff + optional + section).ljust(512, b"\0") + code.ljust(raw, b"\0")
 
 
-def file_system(path: Path, line: str, *, reset: bool = False, size: int = 4 << 20) -> None:
+def file_system(path: Path, line: str, end: End = "halt", *, size: int = 4 << 20) -> None:
     """Write a FAT file system without a partition table into a file, with the program where UEFI looks for it."""
     with tempfile.TemporaryDirectory() as name:
         efi = Path(name) / "BOOTX64.EFI"
-        efi.write_bytes(program(line, reset=reset))
+        efi.write_bytes(program(line, end))
         fat = Path(name) / "fat"
         with fat.open("wb") as file:
             file.truncate(size)
@@ -55,10 +64,10 @@ def file_system(path: Path, line: str, *, reset: bool = False, size: int = 4 << 
             disk.write(fat.read_bytes())
 
 
-def iso(path: Path, line: str, *, reset: bool = False) -> None:
+def iso(path: Path, line: str, end: End = "halt") -> None:
     """Write an ISO that UEFI boots as a CD."""
     with tempfile.TemporaryDirectory() as name:
-        file_system(Path(name) / "efi.img", line, reset=reset)
+        file_system(Path(name) / "efi.img", line, end)
         _run("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", str(path), "-e", "efi.img", "-no-emul-boot", name)
 
 

@@ -144,6 +144,8 @@ class MetalState(msgspec.Struct):
     """Whether the next boot ends the override."""
     medium: str = ""
     """URL that the medium in its CD drive came from; empty: no medium."""
+    dark: bool = False
+    """Whether it ran when a fault took its power, and nobody has switched it off since."""
     process: ProcessId | None = None
     bmc: BmcState | None = None
     faults: dict[FaultKind, KeptFault] = {}

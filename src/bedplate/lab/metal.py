@@ -62,7 +62,7 @@ def command(folder: Path, one: MetalState, *, kvm: bool) -> list[str]:
     argv = ["qemu-system-x86_64", "-name", one.name, "-uuid", one.host_uuid]
     argv += ["-machine", "q35,pflash0=code,pflash1=vars"]
     argv += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "max"]
-    argv += ["-m", str(one.memory), "-smp", str(one.cpus), "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-m", str(one.memory), "-smp", str(one.cpus), "-nodefaults", "-no-user-config", "-display", "none", "-S"]
     argv += ["-smbios", f"type=1,manufacturer=Bedplate,product=Lab server,serial={one.name}"]
     argv += ["-chardev", f"socket,id=qmp,path={_text(monitor(folder, one.name))},server=on,wait=off"]
     argv += ["-mon", "chardev=qmp,mode=control"]
@@ -113,23 +113,25 @@ def powered(folder: Path, one: MetalState) -> bool:
 def power_on(lab: Keeper, state: LabState, one: MetalState) -> None:
     """Give it power, unless it has some. Returns when its firmware runs; an override for once is used up then.
 
+    QEMU waits for its boot order before the firmware starts, so that a start which is interrupted is gone on with.
+
     Raises:
         LabError: it has no power feed, the switch is dead, or QEMU did not start.
     """
     if "power-feed" in one.faults:
         raise LabError(f"{one.name} has no power feed: `bedplate lab fault clear {one.name}` gives it back")
     if processes.alive(one.process):
+        _release(lab.folder, one)
         return
     if state.switch is None or not processes.alive(state.switch):
         raise LabError("the lab's switch is dead: `bedplate lab up` mends it")
     processes.kill_marked(lab.folder, one.name)  # what a start that was interrupted has left
     prepare(lab.folder, one)
     argv = command(lab.folder, one, kvm=state.kvm)
-    once = one.boot_once
-    if once:
+    if one.boot_once:
         one.boot, one.boot_once = "None", False
     one.faults.pop("power-off", None)
-    one.process = None
+    one.process, one.dark = None, False
     lab.save(state)
     wiring.make_taps(lab.folder, state.switch, taps(one), state.network.mtu)
     log = hypervisor.log_path(lab.folder, one.name, "qemu")
@@ -138,8 +140,7 @@ def power_on(lab: Keeper, state: LabState, one: MetalState) -> None:
     one.process = processes.launch(lab.folder, one.name, start, namespaces=[], log=log)
     lab.save(state)
     _wait(lab.folder, one, one.process, log)
-    if once:
-        set_order(lab.folder, one)
+    _release(lab.folder, one)
 
 
 def prepare(folder: Path, one: MetalState) -> None:
@@ -174,13 +175,16 @@ def _wait(folder: Path, one: MetalState, process: ProcessId, log: Path) -> None:
     raise LabError(f"{one.name} did not start: {' '.join(last) or 'QEMU ended at once'} (log: {log})")
 
 
-def set_order(folder: Path, one: MetalState) -> None:
-    """Give the running machine the boot order of the state, for when it reboots by itself. This boot stays as it is."""
+def _release(folder: Path, one: MetalState) -> None:
+    """Let the firmware start, unless it has. When the machine reboots by itself it has the boot order of the state."""
+    (answer,) = qmp.ask(monitor(folder, one.name), ("query-status", {}))
+    if answer["status"] != "prelaunch":
+        return
     orders = [
         ("qom-set", {"path": f"/machine/peripheral/{name}", "property": "bootindex", "value": LATER + place})
         for place, name in enumerate(boot_order(one, one.boot))
     ]
-    qmp.ask(monitor(folder, one.name), *orders)
+    qmp.ask(monitor(folder, one.name), *orders, ("cont", {}))
 
 
 def end(one: MetalState) -> None:

@@ -24,6 +24,7 @@ def power(lab: Keeper, name: str, action: str) -> None:
     with lab.changing() as state:
         one = find_server(state, name)
         if action == "off":
+            one.dark = False
             metal.cut(lab, state, one)
         else:
             metal.power_on(lab, state, one)
@@ -36,11 +37,13 @@ def fault(lab: Keeper, name: str, wanted: Fault) -> None:
         raise LabError(
             f"a bare server can't have the fault {faults.kind(wanted)}: it can have power-off, power-feed and bmc"
         )
+    ran = metal.powered(lab.folder, find_server(lab.load(), name))
     if isinstance(wanted, faults.PowerOff):
         metal.end(find_server(lab.load(), name))
     with lab.changing() as state:
         one = find_server(state, name)
         one.faults[faults.kind(wanted)] = KeptFault(wanted, time.time())
+        one.dark = one.dark or (ran and not isinstance(wanted, faults.BmcFault))
         lab.save(state)
         if isinstance(wanted, faults.PowerFeed):
             bmc.halt(one)  # and not ended: what is asked of it then runs into a timeout
@@ -76,6 +79,7 @@ def mend(lab: Keeper, state: LabState, names: Sequence[str], progress: Progress,
         kinds: list[FaultKind] = list(one.faults) if kind is None else [kind]
         for each in kinds:
             if one.faults.pop(each, None) is not None:
+                one.dark = one.dark and bool({"power-off", "power-feed"} & set(one.faults))
                 lab.save(state)
                 progress(name, f"{each} cleared")
         if one.bmc is None:
@@ -93,7 +97,7 @@ def _hurt(one: MetalState, kind: FaultKind | None) -> bool:
 
 
 def _lost_power(one: MetalState, kind: FaultKind | None) -> bool:
-    return any(each in one.faults and kind in (None, each) for each in ("power-off", "power-feed"))
+    return one.dark and any(each in one.faults and kind in (None, each) for each in ("power-off", "power-feed"))
 
 
 def _plugged(lab: Keeper, state: LabState, one: MetalState) -> bool:
