@@ -6,6 +6,7 @@ import datetime
 import functools
 import http.server
 import ipaddress
+import json
 import shutil
 import ssl
 import sys
@@ -316,3 +317,22 @@ def test_a_start_that_was_interrupted_is_gone_on_with(lab: Lab, monkeypatch: pyt
     status, cd, disk = qmp.ask(metal.monitor(lab.folder, "metal1"), *asked)
     assert status["status"] == "running"
     assert disk < cd
+
+
+def test_a_medium_whose_server_must_be_vouched_for_needs_its_certificate(lab: Lab, tmp_path: Path) -> None:
+    tiny_uefi.iso(tmp_path / "tls.iso", "OVER-TLS")
+    managed = MetalBmc(lab, "metal1")
+    with served(tmp_path, self_signed(tmp_path)) as url:
+        drive = "/VirtualMedia/Cd"
+        try:
+            assert b" 204 " in managed.raw("PATCH", drive, '{"VerifyCertificate": true}').splitlines()[0]
+            with pytest.raises(sushy.exceptions.HTTPError, match="CERTIFICATE_VERIFY_FAILED"):
+                managed.cd().insert_media(f"{url}/tls.iso")
+            pem = (tmp_path / "self.pem").read_text()
+            known = json.dumps({"CertificateType": "PEM", "CertificateString": pem[pem.index("-----BEGIN CERT") :]})
+            assert b" 204 " in managed.raw("POST", f"{drive}/Certificates", known).splitlines()[0]
+            managed.cd().insert_media(f"{url}/tls.iso")
+            assert managed.cd().inserted
+        finally:
+            managed.raw("DELETE", f"{drive}/Certificates/Default")
+            managed.raw("PATCH", drive, '{"VerifyCertificate": false}')

@@ -109,12 +109,12 @@ class BareServer:
             one.boot_once = not none and enabled == "Once"
             self.lab.save(state)
 
-    def insert(self, url: str, verify: bool, login: tuple[str, str]) -> None:
+    def insert(self, url: str, login: tuple[str, str], trust: ssl.SSLContext) -> None:
         """Fetch a medium and put it into the drive. Raises LabError, OSError."""
         base = metal.home(self.lab.folder, self.name)
         handle, fresh = tempfile.mkstemp(prefix=FETCHED, dir=base)
         try:
-            with os.fdopen(handle, "wb") as file, fetch(url, verify, login) as answer:
+            with os.fdopen(handle, "wb") as file, fetch(url, login, trust) as answer:
                 shutil.copyfileobj(answer, file, 1 << 20)
                 expected = answer.headers.get("Content-Length")
                 if expected is not None and int(expected) != file.tell():
@@ -130,16 +130,28 @@ class BareServer:
             metal.eject(self.lab, state, find_server(state, self.name))
 
 
-def fetch(url: str, verify: bool, login: tuple[str, str]) -> Any:
-    """Open a medium's URL. As on most BMCs, a certificate is looked at only where that is asked for."""
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise LabError(f"Image {url!r} is no http or https URL")
-    tls = ssl.create_default_context()
+def trusted(verify: bool, certificate: str = "") -> ssl.SSLContext:
+    """What vouches for a medium's server: the certificate (PEM), or without one who does for the host; or nobody.
+
+    Raises:
+        LabError: the certificate is none.
+    """
+    try:
+        tls = ssl.create_default_context(cadata=certificate or None)
+    except ssl.SSLError as error:
+        raise LabError(f"the certificate for virtual media can't be read as PEM: {error}") from None
     if not verify:
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    return tls
+
+
+def fetch(url: str, login: tuple[str, str], trust: ssl.SSLContext) -> Any:
+    """Open a medium's URL."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise LabError(f"Image {url!r} is no http or https URL")
     handlers: list[urllib.request.BaseHandler] = [
         urllib.request.ProxyHandler({}),
-        urllib.request.HTTPSHandler(context=tls),
+        urllib.request.HTTPSHandler(context=trust),
     ]
     if login[0]:
         known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
@@ -253,7 +265,9 @@ def media_class(server: BareServer) -> Any:
             if not inserted or not write_protected:
                 raise error.BadRequest("this drive takes a CD only: Inserted and WriteProtected must be true")
             login = (username or "", password or "")
-            carefully(lambda: server.insert(image_url, bool(kept.get("Verify", False)), login))
+            verify = bool(kept.get("Verify", False))  # as on most BMCs, only where that is asked for
+            known = str(kept.get("Certificate", {}).get("String", ""))
+            carefully(lambda: server.insert(image_url, login, trusted(verify, known)))
             return image_url
 
         def eject_image(self, identity: str, device: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bedplate.lab import config, metal, preflight
 from bedplate.lab.config import LabNetwork, LabState, MetalDisk, MetalState
 from bedplate.lab.errors import LabError
-from bedplate.lab.metal_bmc import fetch, told_boot
+from bedplate.lab.metal_bmc import fetch, told_boot, trusted
 
 UID = "6a0f6f0e-7d3f-4d5c-9a55-0f4a6a1c2b3d"
 FOLDER = Path("/l,ab")
@@ -93,4 +93,6 @@ def test_missing_firmware_and_a_url_of_another_kind_are_refused_with_the_remedy(
     with pytest.raises(LabError, match="apt install ovmf"):
         preflight.check_firmware(tmp_path)
     with pytest.raises(LabError, match="no http or https URL"):
-        fetch("file:///etc/passwd", False, ("", ""))
+        fetch("file:///etc/passwd", ("", ""), trusted(False))
+    with pytest.raises(LabError, match="as PEM"):
+        trusted(True, "no certificate")
