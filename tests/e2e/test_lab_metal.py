@@ -336,3 +336,26 @@ def test_a_medium_whose_server_must_be_vouched_for_needs_its_certificate(lab: La
         finally:
             managed.raw("DELETE", f"{drive}/Certificates/Default")
             managed.raw("PATCH", drive, '{"VerifyCertificate": false}')
+
+
+def test_a_partition_cuts_both_cards_and_outlasts_a_power_cycle(lab: Lab) -> None:
+    managed = MetalBmc(lab, "metal1")
+    managed.reset(sushy.ResetType.ON)
+    assert ports(lab) == {"metal1-0": True, "metal1-1": True}
+    lab.fault("metal1", faults.Partition())
+    assert ports(lab) == {"metal1-0": False, "metal1-1": False}
+    managed.reset(sushy.ResetType.FORCE_RESTART)
+    assert (managed.power(), ports(lab)) == ("On", {"metal1-0": False, "metal1-1": False})
+    assert lab.clear("metal1", "partition") == ["metal1"]
+    assert ports(lab) == {"metal1-0": True, "metal1-1": True}
+    with pytest.raises(LabError, match="no shared disk pool"):
+        lab.fault("metal1", faults.Partition(storage=True))
+
+
+def ports(lab: Lab) -> dict[str, bool]:
+    """The server's ports at the switch, and whether something passes them."""
+    switch = lab.load().switch
+    assert switch is not None
+    argv = ["nsenter", f"--net=/proc/{switch.pid}/ns/net", "ip", "-json", "link", "show", "master", "sw0"]
+    links = json.loads(processes.run(lab.folder, argv).stdout)
+    return {link["ifname"]: "UP" in link["flags"] for link in links if link["ifname"].startswith("metal1-")}

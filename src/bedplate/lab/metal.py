@@ -133,7 +133,8 @@ def power_on(lab: Keeper, state: LabState, one: MetalState) -> None:
     one.faults.pop("power-off", None)
     one.process, one.dark = None, False
     lab.save(state)
-    wiring.make_taps(lab.folder, state.switch, taps(one), state.network.mtu)
+    link = "down" if "partition" in one.faults else "up"
+    wiring.make_taps(lab.folder, state.switch, taps(one), state.network.mtu, link)
     log = hypervisor.log_path(lab.folder, one.name, "qemu")
     start = ["sh", "-c", 'echo ready >&3; exec 3>&-; exec "$@"', "sh"]
     start += ["nsenter", f"--net=/proc/{state.switch.pid}/ns/net", *argv]

@@ -14,6 +14,10 @@ from bedplate.lab.errors import LabError
 from bedplate.lab.faults import Fault, FaultKind, KeptFault
 from bedplate.lab.keeper import Keeper, Progress, find_server
 
+KINDS: tuple[FaultKind, ...] = ("power-off", "power-feed", "partition", "bmc")
+"""The faults that a bare server can have."""
+POWER: frozenset[FaultKind] = frozenset({"power-off", "power-feed"})
+
 
 def power(lab: Keeper, name: str, action: str) -> None:
     """Cut a bare server's power, or give it. Takes the lock; a cut is made before."""
@@ -33,21 +37,23 @@ def power(lab: Keeper, name: str, action: str) -> None:
 def fault(lab: Keeper, name: str, wanted: Fault) -> None:
     """Break a bare server or its BMC. Takes the lock."""
     faults.check(wanted)
-    if not isinstance(wanted, faults.PowerOff | faults.PowerFeed | faults.BmcFault):
-        raise LabError(
-            f"a bare server can't have the fault {faults.kind(wanted)}: it can have power-off, power-feed and bmc"
-        )
+    if faults.kind(wanted) not in KINDS:
+        raise LabError(f"a bare server can't have the fault {faults.kind(wanted)}: it can have {', '.join(KINDS)}")
+    if isinstance(wanted, faults.Partition) and wanted.storage:
+        raise LabError("a bare server hangs on no shared disk pool: give partition without --storage")
     ran = metal.powered(lab.folder, find_server(lab.load(), name))
     if isinstance(wanted, faults.PowerOff):
         metal.end(find_server(lab.load(), name))
     with lab.changing() as state:
         one = find_server(state, name)
         one.faults[faults.kind(wanted)] = KeptFault(wanted, time.time())
-        one.dark = one.dark or (ran and not isinstance(wanted, faults.BmcFault))
+        one.dark = one.dark or (ran and faults.kind(wanted) in POWER)
         lab.save(state)
         if isinstance(wanted, faults.PowerFeed):
             bmc.halt(one)  # and not ended: what is asked of it then runs into a timeout
-        if not isinstance(wanted, faults.BmcFault):
+        if isinstance(wanted, faults.Partition):
+            _link(lab, state, one)
+        if faults.kind(wanted) in POWER:
             metal.cut(lab, state, one)
 
 
@@ -63,7 +69,7 @@ def clear(lab: Keeper, state: LabState, name: str, kind: FaultKind | None, progr
     dark = [each for each in hurt if _lost_power(state.servers[each], kind)]
     mend(lab, state, hurt, progress, kind)
     for each in dark:
-        if not {"power-off", "power-feed"} & set(state.servers[each].faults):
+        if not POWER & set(state.servers[each].faults):
             metal.power_on(lab, state, state.servers[each])
     return hurt
 
@@ -79,7 +85,7 @@ def mend(lab: Keeper, state: LabState, names: Sequence[str], progress: Progress,
         kinds: list[FaultKind] = list(one.faults) if kind is None else [kind]
         for each in kinds:
             if one.faults.pop(each, None) is not None:
-                one.dark = one.dark and bool({"power-off", "power-feed"} & set(one.faults))
+                one.dark = one.dark and bool(POWER & set(one.faults))
                 lab.save(state)
                 progress(name, f"{each} cleared")
         if one.bmc is None:
@@ -89,6 +95,7 @@ def mend(lab: Keeper, state: LabState, names: Sequence[str], progress: Progress,
         if processes.alive(one.process) and not _plugged(lab, state, one):
             metal.cut(lab, state, one)
             progress(name, "its switch is gone: its power is cut")
+        _link(lab, state, one)
         progress(name, "on" if metal.powered(lab.folder, one) else "off")
 
 
@@ -97,7 +104,13 @@ def _hurt(one: MetalState, kind: FaultKind | None) -> bool:
 
 
 def _lost_power(one: MetalState, kind: FaultKind | None) -> bool:
-    return one.dark and any(each in one.faults and kind in (None, each) for each in ("power-off", "power-feed"))
+    return one.dark and any(each in one.faults and kind in (None, each) for each in POWER)
+
+
+def _link(lab: Keeper, state: LabState, one: MetalState) -> None:
+    """Have the ports of one that runs cut or not, as its faults say."""
+    if processes.alive(one.process) and _plugged(lab, state, one) and state.switch is not None:
+        wiring.set_taps(lab.folder, state.switch, metal.taps(one), "down" if "partition" in one.faults else "up")
 
 
 def _plugged(lab: Keeper, state: LabState, one: MetalState) -> bool:

@@ -72,11 +72,16 @@ def set_link(folder: Path, switch: ProcessId, hypervisor: HypervisorState, state
     _ip(folder, switch, f"link set {hypervisor.name} {state}")
 
 
-def make_taps(folder: Path, switch: ProcessId, names: Sequence[str], mtu: int) -> None:
+def make_taps(folder: Path, switch: ProcessId, names: Sequence[str], mtu: int, link: Link = "up") -> None:
     """Make fresh ports of the switch for a bare server's cards. Those that were there are taken away."""
     drop_taps(folder, switch, names)
     for name in names:
-        _ip(folder, switch, f"tuntap add dev {name} mode tap", f"link set {name} mtu {mtu} master {BRIDGE} up")
+        _ip(folder, switch, f"tuntap add dev {name} mode tap", f"link set {name} mtu {mtu} master {BRIDGE} {link}")
+
+
+def set_taps(folder: Path, switch: ProcessId, names: Sequence[str], link: Link) -> None:
+    """Cut or mend those ports: nothing passes, and the cards' own links stay up, as behind a switch that is dead."""
+    _ip(folder, switch, *(f"link set {name} {link}" for name in names))
 
 
 def drop_taps(folder: Path, switch: ProcessId, names: Sequence[str]) -> None:
