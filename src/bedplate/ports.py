@@ -77,6 +77,25 @@ class Netboot(Protocol):
         ...
 
 
+class MediaFile(Protocol):
+    """A medium that is open for reading. Blocking."""
+
+    size: int
+    """Bytes."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class MediaSource(Protocol):
+    """Gives media by the path that whoever may have one was told."""
+
+    def open(self, path: str) -> MediaFile | None:
+        """The medium of that path, or None. Blocking; raises `OSError`."""
+        ...
+
+
 class Duplex(Protocol):
     """A byte stream both ways."""
 

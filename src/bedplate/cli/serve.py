@@ -25,6 +25,7 @@ from bedplate.cli.identity import api_identity, bracketed, public_names
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
+from bedplate.drivers.netboot.media import Media, Medium
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Pool
@@ -133,6 +134,7 @@ class Process:
         # Nobody waits for a random seed: jitter only has to differ between stores.
         policy = Policy(joins_at_once=1) if slow else Policy()
         self._engine = Engine(policy, seed=_seed(store.id), checker=Checker())
+        media = Media(_ram_system, self._enrol_bare, lambda: self.media_url)
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,
@@ -142,12 +144,13 @@ class Process:
             images=self._blobs,
             pools_for=self._pools_for,
             user_data=self._user_data,
+            media=media,
         )
         self._kubernetes = KubernetesDriver(
             dialer=self._agents, secrets=store, sink=self._sink, addon_text=self._addon_text, machines=self._machines
         )
         self._bootstrap = KubeadmDriver(guests=self._agents, secrets=store, tokens=self._kubernetes, slow=slow)
-        self._bmcs = RedfishDriver(store.user_secret, self._sink)
+        self._bmcs = RedfishDriver(store.user_secret, self._sink, netboot=media)
         self._controller = Controller(
             self._engine, StorePersistence(store, HOLDER), self._agents, self._bootstrap, self._kubernetes, self._bmcs
         )
@@ -212,6 +215,10 @@ class Process:
         return self._media_url or f"https://{self.agent_address}"
 
     # --- what the parts ask of each other ---
+
+    async def _enrol_bare(self, server: ServerName) -> bytes:
+        """What the RAM system of a bare server enrols with; the board may be another than when it was there last."""
+        return await self._agents.enrolment(server, controller=self.agent_address, replace=True)
 
     def _sink(self, source: str, observations: Sequence[Any], *, full: bool = False) -> None:
         self._controller.sink(source, observations, full=full)
@@ -304,6 +311,14 @@ def _digests(obj: Object) -> set[Digest]:
     elif isinstance(obj, Release):
         files = tuple(obj.spec.files.values())
     return {Digest(f.digest) for f in files if f.digest}
+
+
+def _ram_system() -> Medium | None:
+    """The RAM system that was built on this computer."""
+    from bedplate.drivers.artifacts.ramsystem import find_ram_system
+
+    found = find_ram_system()
+    return None if found is None else Medium(found.path, found.medium.settings_offset)
 
 
 def _seed(store: str) -> int:

@@ -1,6 +1,7 @@
 """One TLS listener for agents: `/agent` is the WebSocket, `/enrol` signs certificates, `/blobs/<digest>` gives images.
 
-Everything but enrolment needs the client certificate of an enrolled server. Knows nothing of steps.
+`/media/` gives BMCs what bare servers boot. Everything but that and enrolment needs the client certificate of an
+enrolled server. Knows nothing of steps.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from bedplate.model.agent_protocol import (
     EnrolRequest,
 )
 from bedplate.model.ids import Digest, ServerName
-from bedplate.ports import ImageSource
+from bedplate.model.metal_protocol import MEDIA_PATH
+from bedplate.ports import ImageSource, MediaSource
 
 log = logging.getLogger("bedplate.agents")
 
@@ -97,9 +99,16 @@ class Listener:
     """The listener; `on_agent` gets each WebSocket with the identity that its certificate proves."""
 
     def __init__(
-        self, authority: AgentAuthority, images: ImageSource, on_agent: OnAgent, keepalive: float, silence: float
+        self,
+        authority: AgentAuthority,
+        images: ImageSource,
+        on_agent: OnAgent,
+        keepalive: float,
+        silence: float,
+        media: MediaSource | None = None,
     ) -> None:
         self._authority = authority
+        self._media = media
         self._images = images
         self._on_agent = on_agent
         self._keepalive = keepalive
@@ -114,7 +123,8 @@ class Listener:
         Raises:
             OSError: an address can't be listened on.
         """
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # Agents insist on 1.3 themselves; BMCs that fetch media may know nothing newer than 1.2.
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context.verify_mode = ssl.CERT_OPTIONAL  # an agent that enrols has none yet
         self._context.load_verify_locations(cadata=self._authority.pem)
         self._load_identity()
@@ -228,10 +238,38 @@ class Listener:
                 return
             body = await asyncio.wait_for(reader.readexactly(size), HEAD_SECONDS)
             await self._enrol(body, writer)
+        elif method in {"GET", "HEAD"} and path.startswith(MEDIA_PATH):
+            await self._medium(path, headers.get("range", ""), writer, body=method == "GET")
         elif method == "GET" and path.startswith(BLOB_PATH):
             await self._blob(Digest(path.removeprefix(BLOB_PATH)), headers.get("range", ""), writer)
         else:
             _respond(writer, "404 Not Found", b"")
+
+    async def _medium(self, path: str, wanted: str, writer: asyncio.StreamWriter, *, body: bool) -> None:
+        """Give a medium to a BMC, which has no certificate: that it knows the path is its right to it."""
+        medium = await asyncio.to_thread(self._media.open, path) if self._media is not None else None
+        if medium is None:
+            _respond(writer, "404 Not Found", b"")
+            return
+        try:
+            span = byte_range(wanted, medium.size)
+            if span is None:
+                _respond(writer, "416 Range Not Satisfiable", b"")
+                return
+            start, end = span
+            status = "206 Partial Content" if wanted else "200 OK"
+            extra = f"Content-Range: bytes {start}-{end - 1}/{medium.size}\r\n" if wanted else ""
+            head = f"HTTP/1.1 {status}\r\nContent-Type: application/octet-stream\r\nContent-Length: {end - start}\r\n"
+            writer.write(f"{head}{extra}Accept-Ranges: bytes\r\nConnection: close\r\n\r\n".encode())
+            while body and start < end:
+                chunk = await asyncio.to_thread(medium.read, start, min(BLOB_CHUNK, end - start))
+                if not chunk:
+                    raise ConnectionAbortedError("the medium became shorter")
+                writer.write(chunk)
+                start += len(chunk)
+                await asyncio.wait_for(writer.drain(), STALL_SECONDS)
+        finally:
+            medium.close()
 
     async def _enrol(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         try:
@@ -269,6 +307,21 @@ class Listener:
             while chunk := await asyncio.to_thread(file.read, BLOB_CHUNK):
                 writer.write(chunk)
                 await asyncio.wait_for(writer.drain(), STALL_SECONDS)
+
+
+def byte_range(wanted: str, size: int) -> tuple[int, int] | None:
+    """The first byte and the one after the last that a Range header asks for; all of `size` where it is empty.
+
+    None: it asks for nothing that is there. Of several ranges the first is given.
+    """
+    if not wanted.startswith("bytes="):
+        return (0, size) if not wanted else None
+    first, dash, last = wanted.removeprefix("bytes=").split(",")[0].strip().partition("-")
+    if not dash or (first and not first.isdigit()) or (last and not last.isdigit()) or not (first or last):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    end = min(int(last) + 1, size) if first and last else size
+    return (start, end) if start < end else None
 
 
 def _respond(writer: asyncio.StreamWriter, status: str, body: bytes) -> None:

@@ -36,7 +36,7 @@ from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Epoch, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import Observation, ServerView
 from bedplate.model.steps import AgentStep, DefineDomain, Failed, StartDomain, StepResult, Ticket, WriteImage
-from bedplate.ports import Duplex, GuestError, GuestFile, GuestOutput, ImageSource, SecretStore, Sink
+from bedplate.ports import Duplex, GuestError, GuestFile, GuestOutput, ImageSource, MediaSource, SecretStore, Sink
 
 log = logging.getLogger("bedplate.agents")
 
@@ -59,6 +59,7 @@ class AgentServer:
         images: Gives image files by digest.
         pools_for: Gives the disk pools that a server is to serve. Called in the event loop; must not block.
         user_data: Gives cloud-init user data of a machine that has `user_data` set.
+        media: Gives media to BMCs.
         keepalive: Seconds between signs of life.
         silence: Seconds without one after which a connection counts as lost.
     """
@@ -74,6 +75,7 @@ class AgentServer:
         images: ImageSource,
         pools_for: Callable[[ServerName], Sequence[Pool]],
         user_data: UserData | None = None,
+        media: MediaSource | None = None,
         keepalive: float = PING_SECONDS,
         silence: float = SILENCE_SECONDS,
         clock: Callable[[], float] = time.time,
@@ -86,6 +88,7 @@ class AgentServer:
         self._images = images
         self._pools_for = pools_for
         self._user_data = user_data
+        self._media = media
         self._keepalive = keepalive
         self._silence = silence
         self._clock = clock
@@ -99,7 +102,9 @@ class AgentServer:
         """Make or load the authority and listen. Raises `OSError` where an address is taken."""
         self._authority = await asyncio.to_thread(AgentAuthority, self._secrets, self._store, self._clock)
         await asyncio.to_thread(self._authority.prune_tokens)
-        self._listener = Listener(self._authority, self._images, self._attend, self._keepalive, self._silence)
+        self._listener = Listener(
+            self._authority, self._images, self._attend, self._keepalive, self._silence, self._media
+        )
         self.addresses = await self._listener.start(self._listen)
 
     async def stop(self) -> None:

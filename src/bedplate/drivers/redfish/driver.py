@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from bedplate.drivers.redfish.booting import Booting
 from bedplate.drivers.redfish.credentials import SecretData
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.follower import Follower
@@ -26,8 +27,20 @@ from bedplate.drivers.redfish.wire import Limits
 from bedplate.model.blueprint import BmcRef
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import BmcView, Observation
-from bedplate.model.steps import BmcStep, Done, Failed, PowerOff, ReadPower, StepResult, Ticket, Unknown
-from bedplate.ports import Sink
+from bedplate.model.steps import (
+    BmcStep,
+    BootDisk,
+    BootMedia,
+    Done,
+    Failed,
+    PowerOff,
+    PowerOn,
+    ReadPower,
+    StepResult,
+    Ticket,
+    Unknown,
+)
+from bedplate.ports import Netboot, NotOffered, Sink
 
 PowerAction = Literal["on", "off", "cycle"]
 
@@ -52,6 +65,7 @@ class RedfishDriver:
         secrets: SecretData,
         sink: Sink,
         *,
+        netboot: Netboot | None = None,
         limits: Limits | None = None,
         clock: Clock = time.time,
         sleep: Sleep = asyncio.sleep,
@@ -61,6 +75,7 @@ class RedfishDriver:
         Args:
             secrets: Where users' Secrets are read, in a thread.
             sink: Takes what is seen.
+            netboot: Offers the medium that bare servers boot; None: they are not booted.
             limits: Seconds that a BMC may take for a request.
             clock: Seconds since the epoch.
             sleep: Waits for seconds on that clock.
@@ -69,6 +84,7 @@ class RedfishDriver:
         logging.getLogger("sushy").setLevel(logging.CRITICAL)
         self._secrets = secrets
         self._sink = sink
+        self._netboot = netboot
         self._limits = limits or Limits()
         self._clock = clock
         self._sleep = sleep
@@ -104,8 +120,44 @@ class RedfishDriver:
                 return self._told(self._view(entry.server, reading))
             case PowerOff():
                 return self._off(entry.server, await control.off(end - _MARGIN), end)
-            case _:
-                return Failed(reason="NotBuilt", message=f"{step.name} is not built yet", permanent=True)
+            case PowerOn():
+                if busy := self._taken(control):
+                    return busy
+                return self._on(entry.server, await control.on(end - _MARGIN), end)
+            case BootMedia() | BootDisk():
+                return self._taken(control) or await self._boot(step, control, end)
+
+    def _taken(self, control: PowerControl) -> Failed | None:
+        """A fence or a person's order goes before what brings a server up."""
+        if control.line.fences or control.line.in_use:
+            return Failed(reason="PowerBusy", message="another power order is in progress; it is finished first")
+        return None
+
+    async def _boot(self, step: BootMedia | BootDisk, control: PowerControl, end: float) -> StepResult:
+        server, booting = step.entry.server, Booting(control, self._steps, self._limits)
+        try:
+            if isinstance(step, BootDisk):
+                return self._on(server, await booting.disk(end - _MARGIN), end)
+            if self._netboot is None:
+                raise NotOffered("this controller gives out no media")
+            url = await self._netboot.offer(step.entry)
+            return self._on(server, await booting.media(url, end - _MARGIN), end)
+        except NotOffered as error:
+            return Failed(reason="NoMedium", message=f"{server} can't be booted: {error}")
+        except BmcError as error:
+            reason = {"settings": "BmcSettings", "unreachable": "BmcUnreachable"}.get(error.kind, "BootFailed")
+            return Failed(reason=reason, message=f"{server}: {error.message}")
+
+    def _on(self, server: ServerName, r: Reading, end: float) -> StepResult:
+        if self._clock() > end:
+            return Unknown(message=f"the BMC of {server} answered too late; its power must be read again")
+        if r.answered and r.power == "on":
+            return self._told(self._view(server, r), "read back as on" + (f" ({r.reply})" if r.reply else ""))
+        if r.settings:
+            return Failed(reason="BmcSettings", message=f"{server}: {r.error}")
+        if r.ordered or r.answered:
+            return Unknown(message=f"whether {server} is on could not be read back: {r.error or r.reply or r.raw}")
+        return Failed(reason="BmcUnreachable", message=f"the BMC of {server} can't be asked: {r.error}")
 
     def _off(self, server: ServerName, r: Reading, end: float) -> StepResult:
         if self._clock() > end:

@@ -103,6 +103,14 @@ class Line:
         """Read another resource. Raises `BmcError`."""
         return await self.ask(pool, lambda: self._session.get(path), seconds)
 
+    async def patch(self, pool: ThreadPoolExecutor, path: str, body: Json, seconds: float) -> None:
+        """Change a resource. Raises `BmcError`."""
+        await self.ask(pool, lambda: self._session.patch(path, body), seconds)
+
+    async def post(self, pool: ThreadPoolExecutor, path: str, body: Json, seconds: float) -> None:
+        """Order an action that is not one of power. Raises `BmcError`."""
+        await self.ask(pool, lambda: self._session.post(path, body), seconds)
+
     async def order(self, pool: ThreadPoolExecutor, choices: tuple[str, ...], seconds: float, *, on: bool) -> str:
         """Order a change of power; gives what was ordered. Raises `BmcError`."""
         self._off_from = None

@@ -67,6 +67,22 @@ class Session:
         """Another resource, asked for anew."""
         return self._ask(lambda: self._get(path))
 
+    def patch(self, path: str, body: Json) -> None:
+        """Change a resource."""
+
+        def change() -> None:
+            self._connector().patch(path, data=body)
+
+        self._ask(change)
+
+    def post(self, path: str, body: Json) -> None:
+        """Order an action."""
+
+        def order() -> None:
+            self._connector().post(path, data=body)
+
+        self._ask(order)
+
     def order(self, system: Json, choices: tuple[str, ...]) -> str:
         """Order a change of power: the first of `choices` that the system lists. Gives what was ordered.
 

@@ -1,0 +1,1 @@
+"""Gives bare servers what they boot."""

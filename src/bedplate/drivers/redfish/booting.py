@@ -1,0 +1,196 @@
+"""What a server boots next: a medium inserted and booted once, or its disk; then the power off and on again.
+
+Each request may be lost, and each is one that can be made again; what counts is what is read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from bedplate.drivers.redfish.faults import BmcError
+from bedplate.drivers.redfish.line import Line
+from bedplate.drivers.redfish.power import POLL_SECONDS, PowerControl, Reading
+from bedplate.drivers.redfish.session import Json
+from bedplate.drivers.redfish.wire import Limits
+
+T = TypeVar("T")
+
+TRIES = 5
+"""Of a request that fails, one in ten being lost: five in a row are lost once in a hundred thousand times."""
+CD = frozenset({"CD", "DVD"})
+INSERT_SECONDS = 120.0
+"""For a BMC to have a medium inserted; some fetch all of it first."""
+
+
+class Booting:
+    """Has one server boot something else. All methods raise `BmcError`."""
+
+    def __init__(self, control: PowerControl, pool: ThreadPoolExecutor, limits: Limits) -> None:
+        self._control = control
+        self._line: Line = control.line
+        self._pool = pool
+        self._seconds = 3 * limits.answer
+
+    async def media(self, url: str, until: float) -> Reading:
+        """Boot the medium of that URL, once; gives what was read back of the power at the end."""
+        system = await self._again(lambda s: self._line.system(self._pool, s), until)
+        await self._insert(await self._drive(system, until), url, until)
+        await self._boot_from(system, "Cd", "Once", until)
+        return await self._restart(until)
+
+    async def disk(self, until: float) -> Reading:
+        """Boot its disk from now on, by the firmware's own order with nothing else to boot; gives what was read back of
+        the power at the end."""
+        system = await self._again(lambda s: self._line.system(self._pool, s), until)
+        await self._eject(await self._drive(system, until), until)
+        await self._boot_from(system, "None", "Disabled", until)
+        return await self._restart(until)
+
+    # --- the drive ------------------------------------------------------------------------------------------------
+
+    async def _drive(self, system: Json, until: float) -> Json:
+        """The drive that takes CDs: under the system, else under what manages it."""
+        for owner in (system, *await self._managers(system, until)):
+            path = _link(owner.get("VirtualMedia"))
+            if not path:
+                continue
+            try:
+                members = (await self._get(path, until)).get("Members")
+            except BmcError as error:
+                if error.kind == "missing":
+                    continue
+                raise
+            for member in _list(members):
+                drive = await self._get(_link(member), until)
+                if CD & {str(t).upper() for t in _list(drive.get("MediaTypes"))}:
+                    return drive
+        raise BmcError("failed", "it has no virtual CD drive, or no licence for one; servers are booted by it")
+
+    async def _managers(self, system: Json, until: float) -> list[Json]:
+        links = system.get("Links")
+        managed = _list(links.get("ManagedBy")) if isinstance(links, dict) else []
+        return [await self._get(path, until) for m in managed if (path := _link(m))]
+
+    async def _insert(self, drive: Json, url: str, until: float) -> None:
+        if drive.get("Inserted") and drive.get("Image") == url:
+            return
+        path = _link(drive)
+        await self._eject(drive, until)
+        if drive.get("VerifyCertificate") is True:
+            await self._again(lambda s: self._line.patch(self._pool, path, {"VerifyCertificate": False}, s), until)
+        action = _action(drive, "InsertMedia")
+        body: Json = {"Image": url, "Inserted": True, "WriteProtected": True}
+        fault: BmcError | None = None
+        end = min(until, self._line.clock() + INSERT_SECONDS)
+        while self._line.clock() < end:
+            try:
+                if action:
+                    await self._line.post(self._pool, action, body, self._left(end))
+                else:
+                    await self._line.patch(self._pool, path, body, self._left(end))
+                fault = None
+            except BmcError as error:
+                fault = error
+                if error.kind == "failed" and len(body) > 1:
+                    body = {"Image": url}  # some refuse to be told more
+            now = await self._get(path, until)
+            if now.get("Inserted") or (now.get("Image") and now.get("Inserted") is None):
+                return
+            await self._control.wait(POLL_SECONDS, end)
+        why = f": {fault.message}" if fault is not None else ""
+        raise BmcError("failed", f"the medium is not in its drive after {INSERT_SECONDS:.0f} s{why}")
+
+    async def _eject(self, drive: Json, until: float) -> None:
+        path = _link(drive)
+        for _ in range(TRIES):
+            if not drive.get("Inserted") and not drive.get("Image"):
+                return
+            action = _action(drive, "EjectMedia")
+            try:
+                if action:
+                    await self._line.post(self._pool, action, {}, self._left(until))
+                else:
+                    body: Json = {"Image": None, "Inserted": False}
+                    await self._line.patch(self._pool, path, body, self._left(until))
+            except BmcError as error:
+                await self._pause(error, until)
+            drive = await self._get(path, until)
+        raise BmcError("failed", "what is in its CD drive can't be taken out")
+
+    # --- boot and power -------------------------------------------------------------------------------------------
+
+    async def _boot_from(self, system: Json, target: str, enabled: str, until: float) -> None:
+        boot = system.get("Boot")
+        now = cast(Json, boot) if isinstance(boot, dict) else {}
+        wanted: Json = {"BootSourceOverrideEnabled": enabled}
+        if enabled != "Disabled":
+            wanted["BootSourceOverrideTarget"] = target
+            if "BootSourceOverrideMode" in now:
+                wanted["BootSourceOverrideMode"] = "UEFI"
+        path = _link(system)
+        for _ in range(TRIES):
+            try:
+                await self._line.patch(self._pool, path, {"Boot": wanted}, self._left(until))
+            except BmcError as error:
+                if error.kind == "failed" and "BootSourceOverrideMode" in wanted:
+                    del wanted["BootSourceOverrideMode"]  # some take it, and refuse to be told what it is already
+                await self._pause(error, until)
+            read = await self._again(lambda s: self._line.system(self._pool, s), until)
+            found = read.get("Boot")
+            if isinstance(found, dict) and all(found.get(k) == v for k, v in wanted.items() if k in _BOOT_READ_BACK):
+                return
+        raise BmcError("failed", f"it does not take that the next boot is from {target}")
+
+    async def _restart(self, until: float) -> Reading:
+        """Off, as read back, then on: a restart by one order shows nothing that could be read back."""
+        off = await self._control.off(until)
+        if not (off.answered and off.power == "off"):
+            return off
+        return await self._control.on(until)
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    async def _get(self, path: str, until: float) -> Json:
+        return await self._again(lambda s: self._line.get(self._pool, path, s), until)
+
+    async def _again(self, request: Callable[[float], Awaitable[T]], until: float) -> T:
+        """Make a request that may be made again, a few times where it fails."""
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                return await request(self._left(until))
+            except BmcError as error:
+                if error.kind in {"settings", "missing", "forbidden"} or not left or self._line.clock() >= until:
+                    raise
+                await self._pause(error, until)
+        raise AssertionError("the last try gives or raises")
+
+    async def _pause(self, error: BmcError, until: float) -> None:
+        if error.kind in {"settings", "forbidden"}:
+            raise error
+        await self._control.wait(max(POLL_SECONDS, error.retry_after), until)
+
+    def _left(self, until: float) -> float:
+        return min(until - self._line.clock(), self._seconds)
+
+
+_BOOT_READ_BACK = frozenset({"BootSourceOverrideTarget", "BootSourceOverrideEnabled"})
+
+
+def _link(thing: object) -> str:
+    """The path that a resource, or a link to one, names; empty where it names none."""
+    path: Any = cast(Json, thing).get("@odata.id") if isinstance(thing, dict) else None
+    return path if isinstance(path, str) else ""
+
+
+def _list(thing: object) -> list[Any]:
+    return cast(list[Any], thing) if isinstance(thing, list) else []
+
+
+def _action(resource: Json, name: str) -> str:
+    """Where an action is ordered; empty where the resource has it not."""
+    actions = resource.get("Actions")
+    found = cast(Json, actions).get(f"#VirtualMedia.{name}") if isinstance(actions, dict) else None
+    target: Any = cast(Json, found).get("target") if isinstance(found, dict) else None
+    return target if isinstance(target, str) else ""
