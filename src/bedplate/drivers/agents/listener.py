@@ -247,7 +247,11 @@ class Listener:
 
     async def _medium(self, path: str, wanted: str, writer: asyncio.StreamWriter, *, body: bool) -> None:
         """Give a medium to a BMC, which has no certificate: that it knows the path is its right to it."""
-        medium = await asyncio.to_thread(self._media.open, path) if self._media is not None else None
+        try:
+            medium = await asyncio.to_thread(self._media.open, path) if self._media is not None else None
+        except OSError as error:
+            log.warning("a medium can't be given out: %s", error)
+            medium = None
         if medium is None:
             _respond(writer, "404 Not Found", b"")
             return

@@ -5,6 +5,7 @@ Implements `ports.Netboot` and `ports.MediaSource`. A path is known to whoever w
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Awaitable, Callable
@@ -87,7 +88,7 @@ class Media:
         """URL of the medium for this boot of this server; see `ports.Netboot`."""
         known = self._by_server.get(entry.server)
         if known is None or known.run != entry.run or not known.medium.path.exists():
-            medium = self._find()
+            medium = await asyncio.to_thread(self._find)
             if medium is None:
                 raise NotOffered("there is no RAM system to boot; build it: bedplate image build --ram")
             enrol = msgspec.json.decode(await self._enrolment(entry.server), type=EnrolFile)

@@ -32,6 +32,7 @@ class Booting:
         self._line: Line = control.line
         self._pool = pool
         self._seconds = 3 * limits.answer
+        self._fences = self._line.fences_begun
 
     async def media(self, url: str, until: float) -> Reading:
         """Boot the medium of that URL, once; gives what was read back of the power at the end."""
@@ -145,10 +146,19 @@ class Booting:
 
     async def _restart(self, until: float) -> Reading:
         """Off, as read back, then on: a restart by one order shows nothing that could be read back."""
+        self._not_fenced(self._fences)
         off = await self._control.off(until)
         if not (off.answered and off.power == "off"):
-            return off
+            why = f'its BMC reads "{off.raw}"' if off.answered else off.error
+            raise BmcError("failed", f"it could not be switched off to start anew: {why or off.reply}")
+        await self._control.rest(until)
+        self._not_fenced(self._fences + 1)  # that was ours
         return await self._control.on(until)
+
+    def _not_fenced(self, begun: int) -> None:
+        """Whoever was fenced since this began stays off. Raises `BmcError`."""
+        if self._line.fences or self._line.fences_begun != begun:
+            raise BmcError("failed", "it was fenced meanwhile; it is not started before it is confirmed to be down")
 
     # --- requests -------------------------------------------------------------------------------------------------
 

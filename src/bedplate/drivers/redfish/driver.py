@@ -145,6 +145,8 @@ class RedfishDriver:
         except NotOffered as error:
             return Failed(reason="NoMedium", message=f"{server} can't be booted: {error}")
         except BmcError as error:
+            if self._clock() > end:
+                return Unknown(message=f"{server}: {error.message}; time is over")
             reason = {"settings": "BmcSettings", "unreachable": "BmcUnreachable"}.get(error.kind, "BootFailed")
             return Failed(reason=reason, message=f"{server}: {error.message}")
 

@@ -1,0 +1,257 @@
+"""Bare servers are booted by their BMCs: what was asked for starts, once, whatever is lost or killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bootable_bmc import BootableBmc
+from redfish_rig import QUICK, SECRET, Clock, News, secret, throw
+from troublesome_bmc import SYSTEM, Drop, error
+
+from bedplate.drivers.redfish.driver import RedfishDriver
+from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
+from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
+from bedplate.model.inventory import BmcView
+from bedplate.model.steps import BmcStep, BootDisk, BootMedia, Done, Failed, PowerOff, PowerOn, StepResult, Ticket
+from bedplate.ports import NotOffered
+
+URL = "https://10.0.0.1:7444/media/unguessable/ram.iso"
+Make = Callable[..., "Bench"]
+
+
+class Netboot:
+    """Offers one medium, or none."""
+
+    def __init__(self, why_not: str = "") -> None:
+        self.why_not = why_not
+        self.before: Callable[[], object] | None = None
+        """Gives what is awaited while the medium is asked for."""
+
+    async def offer(self, entry: MetalEntry) -> str:
+        if self.before is not None:
+            await self.before()  # type: ignore[misc]
+        if self.why_not:
+            raise NotOffered(self.why_not)
+        return URL
+
+    async def withdraw(self, server: ServerName) -> None:
+        return
+
+
+class Bench:
+    """One bare server with its BMC."""
+
+    def __init__(self, *, under_manager: bool = False) -> None:
+        self.clock = Clock()
+        self.bmc = BootableBmc(self.clock.spend, self.clock, under_manager=under_manager)
+        self.bmc.start()
+        self.netboot = Netboot()
+        self._numbers = itertools.count(1)
+        ref = BmcRef(address=f"redfish+http://127.0.0.1:{self.bmc.port}{SYSTEM}", secret=SECRET)
+        nic = Nic(network="", bridge="", mac="", address="", prefix=0)
+        self.entry = MetalEntry(
+            server=ServerName("m1"), uid="u1", state="inspecting", since=0.0, bmc=ref, nic=nic
+        )  # fmt: skip
+
+    def driver(self, *, media: bool = True) -> RedfishDriver:
+        """A controller's, as it begins."""
+        return RedfishDriver(
+            lambda _namespace, _name: secret("admin", "hunter2"),
+            News(),
+            netboot=self.netboot if media else None,
+            limits=QUICK,
+            clock=self.clock,
+            sleep=self.clock.sleep,
+        )
+
+    async def run(
+        self, step: BmcStep, deadline: float = 600, *, driver: RedfishDriver | None = None, media: bool = True
+    ) -> StepResult:
+        """Run it, by a driver of its own where none is given."""
+        used = driver or self.driver(media=media)
+        number = OperationId(f"1-{next(self._numbers)}")
+        try:
+            return await used.run(step, Ticket(operation=number, store=StoreId("s"), epoch=Epoch(1), deadline=deadline))
+        finally:
+            if driver is None:
+                await used.stop()
+
+    async def media(self, deadline: float = 600) -> StepResult:
+        return await self.run(BootMedia(entry=self.entry), deadline)
+
+    async def disk(self, deadline: float = 600) -> StepResult:
+        return await self.run(BootDisk(entry=self.entry), deadline)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[Bench] = []
+
+    def bench(**options: bool) -> Bench:
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield bench
+    for b in made:
+        b.bmc.stop()
+
+
+def on(result: StepResult) -> None:
+    assert isinstance(result, Done), result
+    (view,) = result.views
+    assert isinstance(view, BmcView)
+    assert view.power == "on"
+
+
+@pytest.mark.parametrize("power", ["On", "Off"])
+@pytest.mark.parametrize("under_manager", [False, True])
+async def test_the_medium_is_booted_from_whatever_state(make: Make, power: str, under_manager: bool) -> None:
+    bench = make(under_manager=under_manager)
+    bench.bmc.power = power
+    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+    assert bench.bmc.cd["Image"] == URL
+    assert not bench.bmc.resources[f"{bench.bmc.media}/Floppy"]["Inserted"]
+
+
+async def test_the_medium_is_booted_once_and_then_the_disk_also_on_boards_that_forget_once(make: Make) -> None:
+    bench = make()
+    bench.bmc.forgets_once = False
+    on(await bench.media())
+    assert bench.bmc.boot["BootSourceOverrideEnabled"] == "Once"
+    on(await bench.disk())
+    assert bench.bmc.booted == [URL, "disk"]
+    assert bench.bmc.boot["BootSourceOverrideEnabled"] == "Disabled"
+    assert not bench.bmc.cd["Inserted"]
+
+
+async def test_the_certificate_is_left_unchecked_only_where_the_bmc_has_that_choice(make: Make) -> None:
+    having, lacking = make(), make()
+    having.bmc.cd["VerifyCertificate"] = True
+    on(await having.media())
+    on(await lacking.media())
+    assert having.bmc.cd["VerifyCertificate"] is False
+    assert "VerifyCertificate" not in lacking.bmc.cd
+
+
+async def test_a_bmc_that_refuses_to_be_told_more_than_the_image_is_told_that(make: Make) -> None:
+    bench = make()
+    bench.bmc.image_only = True
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+@pytest.mark.parametrize("step", [BootMedia, BootDisk])
+async def test_a_server_that_was_not_switched_off_is_not_said_to_have_started(
+    make: Make, step: type[BootMedia] | type[BootDisk]
+) -> None:
+    bench = make()
+    bench.bmc.obeys = False
+    result = await bench.run(step(entry=bench.entry), 120)
+    assert not isinstance(result, Done)
+    assert bench.bmc.booted == []
+
+
+async def test_a_server_that_is_fenced_meanwhile_stays_off(make: Make) -> None:
+    bench = make()
+    driver = bench.driver()
+    fenced: list[StepResult] = []
+
+    async def fence() -> None:
+        fenced.append(await bench.run(PowerOff(entry=bench.entry), driver=driver))
+
+    bench.netboot.before = fence
+    try:
+        result = await bench.run(BootMedia(entry=bench.entry), driver=driver)
+    finally:
+        await driver.stop()
+    assert isinstance(fenced[0], Done)
+    assert isinstance(result, Failed)
+    assert "fenced" in result.message
+    assert bench.bmc.really() == "Off"
+    assert bench.bmc.booted == []
+
+
+async def test_one_request_in_ten_may_be_lost(make: Make) -> None:
+    bench = make()
+    count = itertools.count(1)
+    bench.bmc.trouble = lambda _m, _p: throw(Drop()) if next(count) % 10 == 0 else None
+    on(await bench.media())
+    on(await bench.disk())
+    assert bench.bmc.booted == [URL, "disk"]
+
+
+async def test_orders_that_are_carried_out_and_said_to_have_failed_do_no_harm(make: Make) -> None:
+    bench = make()
+    bench.bmc.order_reply = error(500)
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+@pytest.mark.parametrize("first", range(1, 40, 3))
+async def test_killed_at_any_request_it_can_be_repeated(make: Make, first: int) -> None:
+    bench = make()
+    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    count, loop = itertools.count(1), asyncio.get_running_loop()
+    killed = bench.driver()
+    task = asyncio.create_task(bench.run(BootMedia(entry=bench.entry), driver=killed))
+
+    def kill(_method: str, _path: str) -> None:
+        if next(count) >= first:
+            loop.call_soon_threadsafe(task.cancel)
+            raise Drop
+
+    bench.bmc.trouble = kill
+    await asyncio.wait({task})
+    bench.bmc.trouble = None
+    await killed.stop()
+    on(await bench.media())
+    assert bench.bmc.booted[-1] == URL
+
+
+@pytest.mark.parametrize(
+    ("why", "media", "said"),
+    [("", False, "no media"), ("build it: bedplate image build --ram", True, "bedplate image build --ram")],
+)
+async def test_without_a_medium_nothing_is_touched(make: Make, why: str, media: bool, said: str) -> None:
+    bench = make()
+    bench.netboot.why_not = why
+    result = await bench.run(BootMedia(entry=bench.entry), media=media)
+    assert isinstance(result, Failed)
+    assert result.reason == "NoMedium"
+    assert said in result.message
+    assert bench.bmc.orders == []
+
+
+async def test_a_bmc_without_a_cd_drive_says_so_and_the_power_is_left(make: Make) -> None:
+    bench = make()
+    bench.bmc.cd["MediaTypes"] = ["USBStick"]
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert "no virtual CD drive" in result.message
+    assert bench.bmc.orders == []
+
+
+async def test_a_silent_bmc_ends_the_step_by_its_deadline(make: Make) -> None:
+    bench = make()
+    bench.bmc.trouble = lambda _m, _p: throw(Drop())
+    began = bench.clock()
+    assert not isinstance(await bench.media(60), Done)
+    assert bench.clock() - began <= 60
+
+
+async def test_power_on_is_read_back(make: Make) -> None:
+    bench = make()
+    bench.bmc.power = "Off"
+    on(await bench.run(PowerOn(entry=bench.entry)))
+    on(await bench.run(PowerOn(entry=bench.entry)))
+    assert bench.bmc.orders == ["On"]
