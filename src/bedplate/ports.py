@@ -65,7 +65,8 @@ class Netboot(Protocol):
     """Offers bare servers the RAM system."""
 
     async def offer(self, entry: MetalEntry) -> str:
-        """URL of the medium for boot `entry.run` of this server, made for it alone; the same when asked again.
+        """URL of the medium for boot `entry.run` of this server, made for it alone; the same when asked again,
+        until its settings were read: its one-time token may be spent then.
 
         Raises:
             NotOffered: no RAM system was built, or it can't be given out.

@@ -176,6 +176,20 @@ async def test_asked_again_it_is_the_same_and_each_boot_has_its_own(site: Site) 
     assert told.enrol.token != token
 
 
+async def test_a_boot_that_is_repeated_gets_a_token_that_nobody_can_have_spent(site: Site) -> None:
+    first = await site.media.offer(entry())
+    await site.ask(first, wanted=f"bytes=0-{OFFSET - 1}")
+    await site.ask(first, "HEAD")
+    assert await site.media.offer(entry()) == first
+    token = (await site.settings(first)).enrol.token
+    again = await site.media.offer(entry())
+    told = await site.settings(again)
+    assert again != first
+    assert told.run == 1
+    assert told.enrol.token != token
+    assert (await site.ask(first))[0].status == 404
+
+
 async def test_servers_have_media_of_their_own(site: Site) -> None:
     one, other = await site.media.offer(entry("m1")), await site.media.offer(entry("m2"))
     assert (await site.settings(one)).enrol.server == "m1"

@@ -1,6 +1,7 @@
 """The RAM system's medium for each server: one file for all, with a server's own settings put in as it is read.
 
-Implements `ports.Netboot` and `ports.MediaSource`. A path is known to whoever was given it, and good for one boot.
+Implements `ports.Netboot` and `ports.MediaSource`. A path is known to whoever was given it, and good for one boot: once
+its settings were read, the next who asks gets another.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class _Offer(msgspec.Struct, frozen=True):
 class MediaFile:
     """One server's medium, open for reading. Blocking."""
 
-    def __init__(self, medium: Medium, settings: bytes) -> None:
-        """Raises `OSError`."""
+    def __init__(self, medium: Medium, settings: bytes, told: Callable[[], object]) -> None:
+        """`told` is called when settings are read. Raises `OSError`."""
         self._file = open(medium.path, "rb")  # noqa: SIM115 - `close` closes it
         self._at = medium.settings_offset
         self._settings = settings
+        self._told = told
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -55,6 +57,7 @@ class MediaFile:
         first, last = max(offset, self._at), min(offset + len(data), self._at + len(self._settings))
         if first >= last:
             return data
+        self._told()
         own = self._settings[first - self._at : last - self._at]
         return data[: first - offset] + own + data[last - offset :]
 
@@ -83,11 +86,14 @@ class Media:
         self._base_url = base_url
         self._by_path: dict[str, _Offer] = {}
         self._by_server: dict[ServerName, _Offer] = {}
+        self._told: set[str] = set()
+        """Paths whose settings were read: the token in them may be spent, and then nobody enrols with it again."""
 
     async def offer(self, entry: MetalEntry) -> str:
         """URL of the medium for this boot of this server; see `ports.Netboot`."""
         known = self._by_server.get(entry.server)
-        if known is None or known.run != entry.run or not known.medium.path.exists():
+        told = known is not None and known.path in self._told
+        if known is None or told or known.run != entry.run or not known.medium.path.exists():
             medium = await asyncio.to_thread(self._find)
             if medium is None:
                 raise NotOffered("there is no RAM system to boot; build it: bedplate image build --ram")
@@ -103,11 +109,14 @@ class Media:
         known = self._by_server.pop(server, None)
         if known is not None:
             del self._by_path[known.path]
+            self._told.discard(known.path)
 
     def open(self, path: str) -> MediaFile | None:
         """The medium of that path; None where nothing is offered there. Blocking; raises `OSError`."""
         offer = self._by_path.get(path)
-        return None if offer is None else MediaFile(offer.medium, offer.settings)
+        if offer is None:
+            return None
+        return MediaFile(offer.medium, offer.settings, lambda: self._told.add(offer.path))
 
 
 def _settings(entry: MetalEntry, enrol: EnrolFile) -> RamSettings:
