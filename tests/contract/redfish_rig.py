@@ -213,6 +213,11 @@ class Emulated(_Real):
     def power(self) -> Literal["on", "off"]:
         return self._app.systems.get_power_state(self._system["uuid"]).lower()
 
+    def medium(self) -> bytes | None:
+        """What is in the CD drive."""
+        path = self._app.systems.get_boot_image(self._system["uuid"], "Cd")[0]
+        return Path(path).read_bytes() if path else None
+
     def trouble(self, trouble: Trouble) -> None:
         assert trouble == "silent"
         self._end()

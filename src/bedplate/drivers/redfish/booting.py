@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.line import Line
@@ -38,7 +38,7 @@ class Booting:
         """Boot the medium of that URL, once; gives what was read back of the power at the end."""
         system = await self._again(lambda s: self._line.system(self._pool, s), until)
         await self._insert(await self._drive(system, until), url, until)
-        await self._boot_from(system, "Cd", "Once", until)
+        await self._boot_from(system, "Cd", until)
         return await self._restart(until)
 
     async def disk(self, until: float) -> Reading:
@@ -46,7 +46,7 @@ class Booting:
         the power at the end."""
         system = await self._again(lambda s: self._line.system(self._pool, s), until)
         await self._eject(await self._drive(system, until), until)
-        await self._boot_from(system, "None", "Disabled", until)
+        await self._boot_from(system, "Hdd", until)
         return await self._restart(until)
 
     # --- the drive ------------------------------------------------------------------------------------------------
@@ -122,13 +122,13 @@ class Booting:
 
     # --- boot and power -------------------------------------------------------------------------------------------
 
-    async def _boot_from(self, system: Json, target: str, enabled: str, until: float) -> None:
+    async def _boot_from(self, system: Json, target: Literal["Cd", "Hdd"], until: float) -> None:
+        """Cd: once. Hdd: no override any more, or for good where one can't be ended."""
         boot = system.get("Boot")
-        now = cast(Json, boot) if isinstance(boot, dict) else {}
-        wanted: Json = {"BootSourceOverrideEnabled": enabled}
-        if enabled != "Disabled":
-            wanted["BootSourceOverrideTarget"] = target
-            if "BootSourceOverrideMode" in now:
+        wanted: Json = {"BootSourceOverrideEnabled": "Disabled"}
+        if target == "Cd":
+            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "Cd"}
+            if isinstance(boot, dict) and "BootSourceOverrideMode" in boot:
                 wanted["BootSourceOverrideMode"] = "UEFI"
         path = _link(system)
         for _ in range(TRIES):
@@ -139,9 +139,11 @@ class Booting:
                     del wanted["BootSourceOverrideMode"]  # some take it, and refuse to be told what it is already
                 await self._pause(error, until)
             read = await self._again(lambda s: self._line.system(self._pool, s), until)
-            found = read.get("Boot")
-            if isinstance(found, dict) and all(found.get(k) == v for k, v in wanted.items() if k in _BOOT_READ_BACK):
+            if boots_from(read, target):
                 return
+            if target == "Hdd":  # in turns: a request may have been lost, or the BMC knows no such override
+                ended = "BootSourceOverrideTarget" in wanted
+                wanted = {"BootSourceOverrideEnabled": "Disabled"} if ended else dict(_DISK_FOR_GOOD)
         raise BmcError("failed", f"it does not take that the next boot is from {target}")
 
     async def _restart(self, until: float) -> Reading:
@@ -185,7 +187,21 @@ class Booting:
         return min(until - self._line.clock(), self._seconds)
 
 
-_BOOT_READ_BACK = frozenset({"BootSourceOverrideTarget", "BootSourceOverrideEnabled"})
+_DISK_FOR_GOOD: Json = {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Hdd"}
+
+
+def boots_from(system: Json, target: Literal["Cd", "Hdd"]) -> bool:
+    """Whether the next boot is from there, as the system was read back.
+
+    `Continuous` is as good as `Once` for a medium, which is ejected before anything else is booted: some BMCs know
+    nothing else, such as sushy-tools' emulator.
+    """
+    boot = system.get("Boot")
+    now = cast(Json, boot) if isinstance(boot, dict) else {}
+    enabled, source = now.get("BootSourceOverrideEnabled"), now.get("BootSourceOverrideTarget")
+    if target == "Cd":
+        return source == "Cd" and enabled in {"Once", "Continuous"}
+    return enabled == "Disabled" or source in {"None", "Hdd"}
 
 
 def _link(thing: object) -> str:
