@@ -85,7 +85,7 @@ UNUSED = (
     *("usr/share/pixmaps", "usr/share/debconf", "usr/share/keyrings", "usr/lib/systemd/boot", "usr/lib/dracut"),
     *("usr/lib/udev/hwdb.d", "usr/lib/locale", "etc/apt", "etc/dpkg", "etc/initramfs-tools", "usr/share/misc/magic"),
     *("usr/bin/perl*", "usr/bin/apt*", "usr/bin/dpkg*", "usr/bin/sqv", "usr/bin/busybox", "usr/bin/localedef"),
-    *("usr/lib/x86_64-linux-gnu/perl-base", "usr/lib/x86_64-linux-gnu/libapt-*", "usr/lib/x86_64-linux-gnu/gconv"),
+    *("usr/lib/x86_64-linux-gnu/perl-base", "usr/lib/x86_64-linux-gnu/libapt-*"),
     *("usr/lib/x86_64-linux-gnu/libdb-*", "usr/lib/python3/dist-packages", "usr/bin/ukify", "usr/sbin/smartd"),
     *("usr/lib/python3.13/idlelib", "usr/lib/python3.13/ensurepip", "usr/lib/python3.13/pydoc_data"),
     *("usr/lib/python3.13/test", "usr/lib/python3.13/tkinter", "usr/lib/python3.13/turtledemo"),
