@@ -127,7 +127,7 @@ def _confirm(args: argparse.Namespace, said: str, question: str, refused: str) -
 def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool = False) -> int:
     """Wait, where it is asked for, until the servers are in that state, telling of each they pass.
 
-    `begun`: they may be in it already and have yet to leave it.
+    `begun`: the state that they are in now is to be left first, whichever it is.
     """
     if not args.wait:
         return 0
@@ -140,11 +140,13 @@ def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool
             server = session.read(session.kind("server"), name)
             now = str((server.get("status") or {}).get("metal", {}).get("state", ""))
             if now != told.get(name):
+                if name in told:
+                    left.add(name)
                 told[name] = now
                 print(f"server/{name} {now or 'waits'}", flush=True)
-            if now != state:
-                left.add(name)
-            if now == state and name in left:
+            if name not in left:
+                continue
+            if now == state:
                 open_.discard(name)
             elif now in _OVER:
                 raise UserError(f"server/{name} is {now}: {_message(server)}")

@@ -81,8 +81,8 @@ class Esp:
 
     def _must(self, what: str, done: subprocess.CompletedProcess[bytes]) -> None:
         if done.returncode != 0:
-            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing was said"]
-            raise AgentFault("EfiPartitionFailed", f"{what} on {self._name} failed: {said[0]}")
+            said = "; ".join(done.stderr.decode(errors="replace").split("\n")).strip("; ") or "nothing was said"
+            raise AgentFault("EfiPartitionFailed", f"{what} on {self._name} failed: {said}")
 
 
 def esp_of(disk: Device) -> Esp:
