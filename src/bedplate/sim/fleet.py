@@ -81,9 +81,12 @@ def bmc(name: str) -> Bmc:
     return Bmc(address=f"redfish+https://bmc-{name}/redfish/v1/Systems/1", credentials=BmcCredentials(secret="bmcs"))
 
 
-def bare(name: str, *, accepted: bool = True) -> Server:
+def bare(name: str, *, accepted: bool = True, rack: str = "") -> Server:
     """A bare server as it is declared."""
-    return Server(metadata=ObjectMeta(name=name), spec=ServerSpec(bmc=bmc(name), accepted=accepted))
+    domain = {"rack": rack} if rack else {}
+    return Server(
+        metadata=ObjectMeta(name=name), spec=ServerSpec(bmc=bmc(name), accepted=accepted, failure_domain=domain)
+    )
 
 
 def network(name: str = "lan", *, addresses: int = 200, vips: int = 10) -> Network:
