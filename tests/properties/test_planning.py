@@ -144,7 +144,9 @@ def test_a_planned_breach_on_bare_servers_is_found() -> None:
     inp = msgspec.structs.replace(sim.engine._plan_input(), cache=None)
     m = next(m for m in inp.parent.machines() if m.substrate == "metal")
     mine, other = inp.parent.metal(m.server), inp.parent.metal(ServerName("bm1" if m.server == "bm2" else "bm2"))
-    assert mine is not None and other is not None and other.hardware is not None
+    assert mine is not None
+    assert other is not None
+    assert other.hardware is not None
 
     def broken(entry: Any, **fields: object) -> set[str]:
         changed = msgspec.structs.replace(entry, generation=entry.generation + 1, **fields)

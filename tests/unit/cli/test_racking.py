@@ -26,10 +26,13 @@ def test_a_list_becomes_servers_with_their_secrets_that_nobody_has_accepted() ->
     assert items[0].object["stringData"] == {"username": "root", "password": "a,b"}
     for item in items[2:]:
         shaped = shape.shape(Server, item.object)
-        assert not shaped.faults and not shaped.unknown
+        assert not shaped.faults
+        assert not shaped.unknown
         server = shape.decode(Server, shaped.value)
-        assert isinstance(server, Server) and not single.check(server)
-        assert not server.spec.accepted and server.spec.failure_domain == {"rack": "r1"}
+        assert isinstance(server, Server)
+        assert not single.check(server)
+        assert not server.spec.accepted
+        assert server.spec.failure_domain == {"rack": "r1"}
     assert items[2].object["metadata"]["labels"] == {"disk": "nvme"}
     assert items[3].fault((), "x").line == 3
 
@@ -48,6 +51,6 @@ def test_a_list_becomes_servers_with_their_secrets_that_nobody_has_accepted() ->
     ],
 )
 def test_a_list_that_is_wrong_is_refused_with_its_line(text: str, said: str) -> None:
-    with pytest.raises(UserError, match="rack.csv") as refused:
+    with pytest.raises(UserError, match=r"rack\.csv") as refused:
         racking.objects(racking.read_csv(text, "rack.csv"))
     assert said in str(refused.value) or said.replace(' (did you mean "bmc"?)', "") in str(refused.value)
