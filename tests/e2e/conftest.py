@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -95,9 +96,9 @@ class World:
         return self.lab().exec(server, ["virsh", "-q", *argv], timeout=60).stdout
 
 
-@pytest.fixture(scope="session")
-def world() -> Iterator[World]:
-    """A lab of three hypervisors with a node image; all of it is gone afterwards."""
+@contextlib.contextmanager
+def a_world() -> Iterator[World]:
+    """A place for a lab, with a node image; whatever lab is there is gone afterwards."""
     if os.geteuid() != 0:
         pytest.fail("the lab needs root")
     with tempfile.TemporaryDirectory(prefix="bp-", dir="/var/tmp") as name:
@@ -112,13 +113,20 @@ def world() -> Iterator[World]:
         made.bedplate("release", "build", RELEASE, timeout=3600)
         made.bedplate("image", "build", "--release", RELEASE, timeout=3600)
         try:
-            made.bedplate("lab", "up", "--hypervisors", "3", timeout=300)
             yield made
         finally:
             keep = os.environ.get("BEDPLATE_KEEP_LOGS")
             if keep:
                 _keep_logs(made, Path(keep))
             made.bedplate("lab", "down", timeout=300)
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """A lab of three hypervisors with a node image; all of it is gone afterwards."""
+    with a_world() as made:
+        made.bedplate("lab", "up", "--hypervisors", "3", timeout=300)
+        yield made
 
 
 def _keep_logs(world: World, target: Path) -> None:

@@ -1,0 +1,137 @@
+"""Bare servers in the lab, with real parts throughout: from blank to a node beside virtual machines, and back.
+
+The first story is what `make test` has time for on two emulated cores. In the second the BMCs drop one request in ten
+all the while, the power goes in the middle of a write, and the controller is killed at each step.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import World, a_world
+
+pytestmark = pytest.mark.lab
+
+CLUSTER = (Path(__file__).parents[2] / "examples" / "demo-metal.yaml").read_text()
+
+
+@pytest.fixture
+def metal() -> Iterator[World]:
+    """Room for a lab of its own; its servers are the test's to rack."""
+    with a_world() as made:
+        made.bedplate("image", "build", "--ram", timeout=3600)
+        yield made
+
+
+def test_a_blank_server_becomes_a_node_and_is_given_back(metal: World) -> None:
+    names = racked(metal, 1)
+    metal.bedplate("server", "accept", *names, "--yes", "--wait", "--timeout", "1800", timeout=1900)
+    inspected(metal, names)
+    metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
+    is_a_node(metal, names)
+    given_back(metal)
+
+
+@pytest.mark.long
+def test_so_it_does_whatever_fails_meanwhile(metal: World) -> None:
+    names = racked(metal, 2)
+    for name in names:
+        metal.bedplate("lab", "fault", "bmc", name, "--drop", "10%")
+    metal.bedplate("server", "accept", *names, "--yes", "--wait", "--timeout", "2400", timeout=2500)
+    inspected(metal, names)
+    metal.bedplate("apply", "-f", "-", stdin=CLUSTER)
+    written_through_a_power_cut_and_kills(metal, names)
+    metal.bedplate("wait", "cluster/demo", "--for=condition=Ready", "--timeout", "2400", timeout=2500)
+    is_a_node(metal, names)
+    given_back(metal, kill=True)
+
+
+def state(world: World, name: str) -> str:
+    return str(world.object("server", name)["status"].get("metal", {}).get("state", ""))
+
+
+def racked(world: World, count: int) -> list[str]:
+    world.bedplate("lab", "up", "--hypervisors", "2", "--servers", str(count), timeout=300)
+    found = json.loads(world.bedplate("lab", "status", "-o", "json"))["servers"]
+    lines = ["name,bmc,credentials", *(f"{s['name']},{s['bmc_address']},lab-bmc" for s in found)]
+    world.bedplate("server", "add", "-f", "-", stdin="\n".join(lines))
+    names = [str(s["name"]) for s in found]
+    for name in names:
+        assert world.object("server", name)["status"]["phase"] == "Enrolled"
+    assert all(s["power"] == "off" for s in found), "nothing is booted before somebody accepts it"
+    return names
+
+
+def inspected(world: World, names: list[str]) -> None:
+    told = {s["name"]: s for s in json.loads(world.bedplate("lab", "status", "-o", "json"))["servers"]}
+    for name in names:
+        seen = world.object("server", name)["status"]["metal"]
+        assert {d["serial"] for d in seen["disks"]} == {d["serial"] for d in told[name]["disks"]}
+        assert set(told[name]["macs"]) <= set(seen["macs"])
+        assert seen["serial"] == name
+        assert all("failed" not in t for t in seen["tests"])
+
+
+def written_through_a_power_cut_and_kills(world: World, names: list[str]) -> None:
+    used = world.until("a server is claimed", lambda: deploying(world, names))
+    world.until("its image is written", lambda: task(world, used) == "write", 1200)
+    world.bedplate("lab", "fault", "power-off", used)
+    world.bedplate("lab", "fault", "clear", used)
+    world.until("it is written again", lambda: task(world, used) == "write", 1800)
+    killed(world)
+    world.until("it runs from its disk", lambda: state(world, used) == "deployed", 2400)
+    killed(world)
+
+
+def deploying(world: World, names: list[str]) -> str | None:
+    return next((n for n in names if state(world, n) == "deploying"), None)
+
+
+def killed(world: World) -> None:
+    world.controller().stop(signal.SIGKILL)
+    world.bedplate("lab", "up", timeout=300)
+
+
+def is_a_node(world: World, names: list[str]) -> None:
+    machines = {m["spec"]["substrate"]: m for m in world.objects("machines") if m["spec"]["role"] == "worker"}
+    assert set(machines) == {"vm", "metal"}
+    assert machines["metal"]["spec"]["server"] in names
+    assert machines["metal"]["status"]["phase"] == "Ready"
+
+
+def task(world: World, name: str) -> str:
+    return str(world.object("server", name)["status"].get("metal", {}).get("task", ""))
+
+
+def given_back(world: World, *, kill: bool = False) -> None:
+    machine = next(m for m in world.objects("machines") if m["spec"]["substrate"] == "metal")
+    used = str(machine["spec"]["server"])
+    world.bedplate("scale", "nodepool/demo-db", "--replicas", "0")
+    world.until("it is erased", lambda: state(world, used) == "erasing", 900)
+    if kill:
+        killed(world)
+    world.until("it is there for the next", lambda: state(world, used) == "available", 1800)
+    certificates = world.object("server", used)["status"]["metal"]["erasures"]
+    assert certificates
+    assert all(c["erased"] for c in certificates)
+    for disk in disks_of(world, used):
+        assert is_blank(disk), f"{disk} is not blank"
+    assert not [m for m in world.objects("machines") if m["spec"]["substrate"] == "metal"]
+
+
+def disks_of(world: World, name: str) -> list[Path]:
+    folder = Path(world.lab().status().folder)
+    found = sorted(p for p in folder.rglob("*.raw") if name in p.parts)
+    assert len(found) == 2
+    return found
+
+
+def is_blank(disk: Path) -> bool:
+    """Nothing but zeros, asked of the file itself and not of Bedplate."""
+    argv = ["cmp", "-n", str(disk.stat().st_size), str(disk), "/dev/zero"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
