@@ -86,6 +86,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     isolated_after: float = 60.0
     """Seconds after which a server is fenced that still renews its leases while neither its agent nor any of its nodes
     is heard of: its guests run, but nobody reaches them. Longer than Kubernetes' 40-50 s until a node is NotReady."""
+    api_silence: float = 300.0
+    """Seconds for which what a cluster's API said of its nodes is believed after it fell silent, when it is weighed
+    whether a server is to be fenced: an API server that restarts is back in one minute or two, and to cut the power of
+    guests that run would cost more than waiting."""
     not_ready_limit: float = 600.0
     """Seconds that a node may be NotReady on a well server before its machine is restarted, then replaced: twice what
     Kubernetes waits before it gives the node's pods up."""

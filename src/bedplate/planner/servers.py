@@ -301,7 +301,7 @@ def _witnessed(p: Planning, name: ServerName) -> list[Observation[LeaseView]]:
 
 
 def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
-    """Which of its nodes are Ready, as their clusters say, where their APIs answer."""
+    """Which of its nodes are Ready, as their clusters say, or said until their APIs fell silent a moment ago."""
     found: dict[MachineUid, bool] = {}
     for m in p.index.by_server.get(entry.server, {}).values():
         if not m.is_node or not m.joined or m.source or m.server != entry.server:
@@ -309,8 +309,13 @@ def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
         domain = domain_of(p.inventory, m)
         view = p.inventory.cluster(m.cluster)
         node = p.inventory.node(m.cluster, m.name)
-        if domain is None or view is None or not view.value.api or node is None or not node.value.present:
+        if domain is None or view is None or node is None or not node.value.present:
             continue
+        if not view.value.api:
+            until = view.time + p.policy.api_silence
+            if until <= p.now:
+                continue
+            p.at(until)  # an API server that restarts says nothing of its nodes
         if f"cluster/{m.cluster}" in p.inventory.synced:
             found[m.uid] = node.value.ready
     return found
