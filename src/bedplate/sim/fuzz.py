@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from bedplate.sim import fuzz_play
+from bedplate.sim import copying, fuzz_play
 from bedplate.sim.fuzz_play import Result
 from bedplate.sim.fuzz_story import SHARED, shortened, story_of
 from bedplate.sim.scenario.actions import AnyAction, Mended
@@ -62,35 +60,16 @@ def _tell_group(jobs: list[Job]) -> list[Result]:
     except Exception:
         return [fuzz_play.play(story) for story in stories]  # each says what is wrong with its beginning
     share = (time.process_time() - began) / len(jobs)
-    gc.collect()
-    gc.freeze()  # so that looking for garbage does not touch, and so copy, the memory that is shared
-    try:
+    with copying.frozen():
         return [_in_a_copy(sim, story, share) for story in stories]
-    finally:
-        gc.unfreeze()
 
 
 def _in_a_copy(sim: Simulator, story: Scenario, share: float) -> Result:
-    """Tell a story in a child process that begins with this one's memory."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(reading)
-            result = fuzz_play.tell(sim, story, began=time.process_time() - share)
-            with os.fdopen(writing, "wb") as out:
-                out.write(msgspec.msgpack.encode(result))
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as answer:
-        told = answer.read()
-    os.waitpid(child, 0)
-    if told:
-        return msgspec.msgpack.decode(told, type=Result)
-    return Result(seed=story.script.chance or 0, wrong=("it crashed: its process ended without a word",))
+    def told() -> Result:
+        return fuzz_play.tell(sim, story, began=time.process_time() - share)
+
+    crashed = Result(seed=story.script.chance or 0, wrong=("it crashed: its process ended without a word",))
+    return copying.in_a_copy(told, Result) or crashed
 
 
 # --- shrinking ----------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
     """Each pod has a volume that one node at a time attaches."""
     min_available: int = 0
     """Its disruption budget."""
+    pool: str = ""
+    """Name of the NodePool whose nodes it is bound to; empty: any worker's."""
+    cpu: float = 0.0
+    """Cores that a pod requests; a node takes pods as far as its machine's CPUs and memory go."""
+    memory_mib: int = 0
 
 
 @dataclass(eq=False)
@@ -140,10 +145,21 @@ def _place(world: World, cluster: SimCluster, pod: SimPod) -> None:
     if not world.api(cluster):
         return
     load: dict[str, int] = {}
+    asked: dict[str, tuple[float, int]] = {}
     for other in cluster.pods.values():
         if other.node:
             load[other.node] = load.get(other.node, 0) + (100 if other.app.name == pod.app.name else 1)
-    fit = [n for n in cluster.nodes.values() if n.worker and n.ready and not n.unschedulable and not n.out_of_service]
+            cpu, memory = asked.get(other.node, (0.0, 0))
+            asked[other.node] = (cpu + other.app.cpu, memory + other.app.memory_mib)
+    fit = [
+        n
+        for n in cluster.nodes.values()
+        if n.worker
+        and n.ready
+        and not n.unschedulable
+        and not n.out_of_service
+        and _takes(world, cluster, n, pod.app, asked.get(n.name, (0.0, 0)))
+    ]
     if not fit:
         return
     node = min(fit, key=lambda n: (load.get(n.name, 0), n.name))
@@ -158,6 +174,19 @@ def _place(world: World, cluster: SimCluster, pod: SimPod) -> None:
         pod.attached, pod.detaches = node.uid, float("inf")
     world.touch_node(cluster, node.name)
     _start(world, cluster, pod, node)
+
+
+def _takes(world: World, cluster: SimCluster, node: SimNode, app: App, asked: tuple[float, int]) -> bool:
+    """True where the node is of the app's pool and has room for one more of its pods."""
+    if not app.pool and not app.cpu and not app.memory_mib:
+        return True
+    domain = next(iter(world.live.get(node.uid, ())), None)
+    if domain is None:
+        return False
+    m = domain.hardware or domain.entry
+    if app.pool and m.owner.rpartition("/")[2] != app.pool:
+        return False
+    return asked[0] + app.cpu <= m.cpu + 1e-9 and asked[1] + app.memory_mib <= m.memory_mib
 
 
 def _look_again(world: World, cluster: SimCluster, at: float) -> Process:

@@ -518,7 +518,7 @@ class Declare(Action, frozen=True, kw_only=True, tag="declare"):
         sim.apply(*setting.declared_of(wanted))
         for name, tenant in self.clusters.items():
             if tenant.apps:
-                sim.deploy(f"{setting.NAMESPACE}/{name}", *setting.apps_of(tenant))
+                sim.deploy(f"{setting.NAMESPACE}/{name}", *setting.apps_of(name, tenant))
 
 
 class Delete(Action, frozen=True, kw_only=True, tag="delete"):

@@ -38,7 +38,7 @@ def begin(sim: Simulator, world: Setting, *, within: float) -> None:
         let_pass(sim, LOOK)
     for name, tenant in world.clusters.items():
         if tenant.apps:
-            sim.deploy(f"{setting.NAMESPACE}/{name}", *setting.apps_of(tenant))
+            sim.deploy(f"{setting.NAMESPACE}/{name}", *setting.apps_of(name, tenant))
     let_pass(sim, CALM)
     sim.start = sim.now
     sim.trace.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import msgspec
 
@@ -52,15 +52,28 @@ class Time(float):
         return f"{float(self):.10g}s"
 
 
+class Readable(Protocol):
+    """A value that is written as a text or a number of its own form."""
+
+    @classmethod
+    def read(cls, raw: object) -> Self:
+        """Raises `ValueError`."""
+        ...
+
+    def write(self) -> object:
+        """As it is read."""
+        ...
+
+
 def _decode(type_: type, raw: Any) -> Any:
-    if type_ is Time:
-        return Time.read(raw)
+    if hasattr(type_, "read"):
+        return cast(type[Readable], type_).read(raw)
     raise TypeError(f"no reader for {type_}")
 
 
 def _encode(value: Any) -> Any:
-    if isinstance(value, Time):
-        return value.write()
+    if hasattr(value, "write"):
+        return cast(Readable, value).write()
     raise TypeError(f"no writer for {type(value)}")
 
 

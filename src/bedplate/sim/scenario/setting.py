@@ -50,6 +50,7 @@ class Servers(Plain, frozen=True):
     disks: int = 2
     """Of bare ones."""
     labels: dict[str, str] = {}
+    cpu_overcommit: float = 4.0
 
 
 class Pool(Plain, frozen=True):
@@ -75,6 +76,11 @@ class Application(Plain, frozen=True):
     stateful: bool = False
     volume: bool = False
     min_available: int = 0
+    pool: str = ""
+    """The node pool that its pods are bound to; empty: any."""
+    cpu: float = 0.0
+    """Cores that a pod requests."""
+    memory: str = ""
 
 
 class Tenant(Plain, frozen=True):
@@ -236,6 +242,7 @@ def _infrastructure(setting: Setting) -> Iterator[Object]:
             bmc=bmc,
             failure_domain=racked.place,
             accepted=bare and racked.group.accepted,
+            cpu_overcommit=racked.group.cpu_overcommit,
         )
         yield Server(metadata=ObjectMeta(name=racked.name, labels=racked.group.labels), spec=spec)
     yield fleet.network(addresses=2_000, vips=20)
@@ -289,10 +296,21 @@ def read_object(raw: dict[str, Any], where: str) -> Object:
     return shape.decode(type_, shaped.value)
 
 
-def apps_of(tenant: Tenant) -> list[App]:
-    """What the tenant runs."""
-    fields = App.__struct_fields__
-    return [App(**{f: getattr(a, f) for f in fields}) for a in tenant.apps]
+def apps_of(name: str, tenant: Tenant) -> list[App]:
+    """What the tenant of that name runs."""
+    return [
+        App(
+            name=a.name,
+            replicas=a.replicas,
+            stateful=a.stateful,
+            volume=a.volume,
+            min_available=a.min_available,
+            pool=f"{name}-{a.pool}" if a.pool else "",
+            cpu=a.cpu,
+            memory_mib=_mib(a.memory, f"the memory of {a.name}") if a.memory else 0,
+        )
+        for a in tenant.apps
+    ]
 
 
 def policy_of(setting: Setting) -> Policy:
