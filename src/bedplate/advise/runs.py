@@ -1,0 +1,160 @@
+"""Many runs of a layout on all cores; what was run once is kept, so that an interrupted sweep goes on where it was.
+
+The same seed gives the same run, whoever tells it and in whatever order: results are a function of the fleet, the
+layout, the seed, the years and Bedplate's own code, and are kept under a digest of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from functools import cache
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import msgspec
+
+import bedplate
+from bedplate.advise import trouble
+from bedplate.advise.fleet import Profile
+from bedplate.advise.packing import Layout
+from bedplate.advise.twin import ranges_of, setting_of
+from bedplate.advise.years import Run, Telling
+from bedplate.sim import copying
+from bedplate.sim.scenario import opening, plain
+from bedplate.sim.scenario.setting import Setting
+from bedplate.sim.simulator import Simulator
+
+READY_WITHIN = 60 * 86_400.0
+"""Seconds in which a fleet must come up from nothing: metal is deployed a few servers at a time."""
+_CODE = ("model", "planner", "checks", "engine", "sim", "advise")
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be run."""
+
+    profile: Profile
+    layout: Layout
+    seeds: tuple[int, ...]
+    years: float = 1.0
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides a run but its seed."""
+        ops = self.profile.operations
+        rates = {m.name: trouble.failures_a_year(self.profile, m) for m in self.profile.servers}
+        decided = {
+            "setting": plain.write(setting_of(self.profile, self.layout)),
+            "operations": plain.write(msgspec.structs.replace(ops, growth=None, years=1)),
+            "durations": dict(self.profile.durations),
+            "rates": rates,
+            "servers": self.layout.servers,
+            "years": self.years,
+            "code": _code(),
+        }
+        return hashlib.sha256(msgspec.json.encode(decided, order="deterministic")).hexdigest()[:32]
+
+
+@cache
+def _code() -> str:
+    """Digest of the code by which runs are told."""
+    root = Path(bedplate.__file__).parent
+    digest = hashlib.sha256()
+    for part in _CODE:
+        for path in sorted((root / part).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+class Kept:
+    """Results in a folder, one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, sweep: Sweep, seed: int) -> Run | None:
+        """The run, if it is there whole."""
+        try:
+            return msgspec.json.decode(self._path(sweep, seed).read_bytes(), type=Run)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def put(self, sweep: Sweep, run: Run) -> None:
+        """Keep a run; a reader sees all of it or nothing."""
+        path = self._path(sweep, run.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(f".{os.getpid()}")
+        half.write_bytes(msgspec.json.encode(run))
+        half.replace(path)
+
+    def _path(self, sweep: Sweep, seed: int) -> Path:
+        return self._folder / sweep.digest / f"{seed}.json"
+
+
+def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Run]:
+    """Tell every seed; runs come as they end, those that were kept first.
+
+    Raises:
+        ScenarioError: the fleet does not become Ready on that layout.
+    """
+    left: list[int] = []
+    for seed in sweep.seeds:
+        known = kept.get(sweep, seed) if kept is not None else None
+        if known is None:
+            left.append(seed)
+        else:
+            yield known
+    if not left:
+        return
+    jobs = min(jobs or os.cpu_count() or 1, len(left))
+    context = multiprocessing.get_context("fork")
+    results: SimpleQueue[Run | BaseException | None] = context.SimpleQueue()
+    shares = [context.Process(target=_tell, args=(sweep, left[n::jobs], results), daemon=True) for n in range(jobs)]
+    for share in shares:
+        share.start()
+    try:
+        yield from _received(results, jobs, sweep, kept)
+    finally:
+        for share in shares:
+            share.terminate()
+            share.join()
+
+
+def _received(
+    results: SimpleQueue[Run | BaseException | None], jobs: int, sweep: Sweep, kept: Kept | None
+) -> Iterator[Run]:
+    while jobs:
+        got = results.get()
+        if got is None:
+            jobs -= 1
+        elif isinstance(got, BaseException):
+            raise got
+        else:
+            if kept is not None:
+                kept.put(sweep, got)
+            yield got
+
+
+def begun(profile: Profile, setting: Setting) -> Simulator:
+    """The twin, Ready and calm. Raises `ScenarioError`."""
+    sim = opening.simulator(setting, seed=setting.seed, keep=False)
+    ranges = ranges_of(profile)
+    sim.world.durations.ranges = ranges
+    opening.begin(sim, setting, within=READY_WITHIN)
+    return sim
+
+
+def _tell(sweep: Sweep, seeds: list[int], results: SimpleQueue[Run | BaseException | None]) -> None:
+    """In a process of its own: bring the world to its beginning once, and tell each seed in a copy of it."""
+    try:
+        sim = begun(sweep.profile, setting_of(sweep.profile, sweep.layout))
+        with copying.frozen():
+            for seed in seeds:
+                telling = Telling(sim, sweep.profile, sweep.layout, seed=seed, years=sweep.years)
+                one = copying.in_a_copy(telling.tell, Run)
+                results.put(one or Run(seed=seed, years=sweep.years, ready=False, wrong=("its process ended",)))
+    except Exception as error:
+        results.put(error)
+    results.put(None)
