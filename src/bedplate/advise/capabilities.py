@@ -39,6 +39,8 @@ class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     find: Callable[[Evidence], Sample | None]
     """None: nobody knows it for this fleet yet."""
     note: str = ""
+    unknown: str = "not known yet: it needs simulated runs in which it happens"
+    """What is said where nobody knows it."""
 
 
 def events_of(profile: Profile, plan: Plan, runs: Sequence[Run]) -> Events:
@@ -243,7 +245,9 @@ def _hours(e: Evidence) -> Sample | None:
     return of_draws(np.broadcast_to(found, np.shape(found)), "h/year", how, "yours")
 
 
-def _cost(e: Evidence) -> Sample:
+def _cost(e: Evidence) -> Sample | None:
+    if any(e.profile.model(m).price is None for m in e.plan.layout.servers):
+        return None
     found = cost.of(e.profile, e.plan.layout, e.events, e.value)
     how = "servers, energy, space, network, licences and staff (docs/tasks/decide.md has the formulas)"
     if found.missing:
@@ -378,7 +382,14 @@ QUANTITIES: tuple[Quantity, ...] = (
             another_cluster(e.profile, e.plan), "servers", "3 replicas of 1 CPU and 2 GiB; average of ten such clusters"
         ),
     ),
-    Quantity(name="hours", capability="operations", title="hours of staff", better="lower", find=_hours),
+    Quantity(
+        name="hours",
+        capability="operations",
+        title="hours of staff",
+        better="lower",
+        find=_hours,
+        unknown="not known: give prices.hours, the work that a failure and a patch take",
+    ),
     Quantity(
         name="privileged",
         capability="security surface",
@@ -389,7 +400,14 @@ QUANTITIES: tuple[Quantity, ...] = (
     ),
     Quantity(name="energy", capability="energy and carbon", title="electricity", better="lower", find=_energy),
     Quantity(name="carbon", capability="energy and carbon", title="carbon", better="lower", find=_carbon),
-    Quantity(name="cost", capability="cost", title="cost", better="lower", find=_cost),
+    Quantity(
+        name="cost",
+        capability="cost",
+        title="cost",
+        better="lower",
+        find=_cost,
+        unknown="not known: give the price of every model of server",
+    ),
     Quantity(
         name="models",
         capability="flexibility of hardware",

@@ -144,7 +144,7 @@ def compare(profile: Profile, plans: Mapping[str, Plan], runs: Mapping[str, Sequ
         currency=profile.currency,
         rows=tuple(_with_flips(r, profile, evidence) for r in rows),
         verdict=_verdict(profile, found, evidence),
-        fits={a: _fit(e.plan) for a, e in evidence.items()},
+        fits={a: fit_of(e.plan) for a, e in evidence.items()},
         costs={a: _costs(e) for a, e in evidence.items()},
         sensitivities=tuple(cost.sensitivities(profile, _of(evidence["vm"]), _of(evidence["metal"]))[:12]),
         licence_break_even=cost.licence_break_even(profile, _of(evidence["vm"]), _of(evidence["metal"])),
@@ -172,12 +172,13 @@ def _row(q: Quantity, samples: Mapping[str, Sample], judged: Judged) -> Row:
         better=q.better,
         cells={name: s.figure for name, s in samples.items()},
         winner=judged.winner,
-        said=judged.said if samples else "not known yet: it needs simulated runs in which it happened",
+        said=judged.said if samples else q.unknown,
         note=q.note,
     )
 
 
-def _fit(plan: Plan) -> Fit:
+def fit_of(plan: Plan) -> Fit:
+    """What a plan needs."""
     layout = plan.layout
     return Fit(
         servers=layout.servers,

@@ -6,6 +6,7 @@ The written policy, in this order: hard rules (`rules`); latency-sensitive pools
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -99,7 +100,7 @@ class _Mixing:
         self._known: dict[tuple[tuple[Key, Substrate], ...], float] = {}
 
     def plan(self) -> Plan:
-        clusters = sorted(self._p.clusters, key=lambda c: (-sum(w.replicas * w.cpu for w in c.workloads), c.name))
+        clusters = sorted(self._p.clusters, key=lambda c: (-math.fsum(w.replicas * w.cpu for w in c.workloads), c.name))
         for _ in range(PASSES):
             before = dict(self._where)
             for cluster in clusters:

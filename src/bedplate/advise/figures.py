@@ -28,9 +28,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         """For people: three digits, the range behind."""
         middle = number(self.value)
         unit = f" {self.unit}" if self.unit else ""
-        if self.low is None or self.high is None or (self.low == self.high):
+        if self.low is None or self.high is None:
             return f"{middle}{unit}"
-        return f"{middle}{unit} ({number(self.low)}–{number(self.high)})"
+        low, high = number(self.low), number(self.high)
+        return f"{middle}{unit}" if low == high else f"{middle}{unit} ({low}–{high})"
 
 
 def number(value: float) -> str:

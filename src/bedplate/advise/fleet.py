@@ -121,8 +121,8 @@ class Workload(Plain, frozen=True):
 class NodeShape(Plain, frozen=True):
     """A virtual machine that is a worker."""
 
-    cpu: int = 8
-    memory: str = "32Gi"
+    cpu: int
+    memory: str
 
     @property
     def memory_mib(self) -> int:
@@ -140,7 +140,8 @@ class ClusterProfile(Plain, frozen=True):
     kubernetes: str = ""
     """Version, such as `1.35`; empty: the same for all."""
     control_plane: int = 3
-    node: NodeShape = NodeShape()
+    node: NodeShape | None = None
+    """Of its workers on VMs; not given: what wastes least."""
     dedicated: bool = False
     """Its nodes share no server with another cluster's."""
 
@@ -240,6 +241,8 @@ def read(raw: Any, file: str) -> Profile:
     Raises:
         FleetError: with file and field of each fault.
     """
+    if raw is None:
+        raise FleetError(f"{file}: it is empty; `bedplate fleet import` writes one")
     try:
         found = plain.read(raw, Profile, file)
     except ScenarioError as error:
@@ -251,8 +254,10 @@ def read(raw: Any, file: str) -> Profile:
 
 
 def write(profile: Profile) -> Any:
-    """Plain values for YAML; defaults are left out."""
-    return plain.write(profile)
+    """Plain values for YAML, name and currency first; defaults are left out."""
+    found: dict[str, Any] = plain.write(profile)
+    first = {k: found[k] for k in ("name", "currency") if k in found}
+    return first | found
 
 
 def _faults(p: Profile) -> Iterator[str]:
@@ -261,15 +266,16 @@ def _faults(p: Profile) -> Iterator[str]:
     yield from _doubles("servers", [m.name for m in p.servers], "add up their counts, or give another name")
     yield from _doubles("clusters", [c.name for c in p.clusters], "give another name")
     for i, m in enumerate(p.servers):
-        yield from _model_faults(f"servers[{i}]", m)
+        yield from model_faults(m, f"servers[{i}].")
     for i, c in enumerate(p.clusters):
         where = f"clusters[{i}]"
         if c.control_plane not in (1, 3, 5, 7):
             yield f"{where}.controlPlane: {c.control_plane} keeps no quorum; write 1, 3, 5 or 7"
-        yield from _quantity(f"{where}.node.memory", c.node.memory)
+        if c.node is not None:
+            yield from _quantity(f"{where}.node.memory", c.node.memory)
         yield from _doubles(f"{where}.workloads", [w.name for w in c.workloads], "give another name")
         for j, w in enumerate(c.workloads):
-            yield from _workload_faults(f"{where}.workloads[{j}]", w)
+            yield from workload_faults(w, f"{where}.workloads[{j}].")
     yield from _money_faults(p)
     yield from _known_durations(p)
     if p.operations.cpu_overcommit < 1:
@@ -298,7 +304,8 @@ def _quantity(field: str, text: str, *, zero: bool = False) -> Iterator[str]:
         yield f"{field}: {error}"
 
 
-def _model_faults(where: str, m: ServerModel) -> Iterator[str]:
+def model_faults(m: ServerModel, where: str) -> Iterator[str]:
+    """What is wrong with a model; `where` stands before each field's name."""
     for field, value, least in (
         ("count", m.count, 0),
         ("cpus", m.cpus, 1),
@@ -309,25 +316,26 @@ def _model_faults(where: str, m: ServerModel) -> Iterator[str]:
         ("rackUnits", m.rack_units, 0),
     ):
         if value < least:
-            yield f"{where}.{field}: {value} is too few; write {least} or more"
-    yield from _quantity(f"{where}.memory", m.memory)
-    yield from _quantity(f"{where}.storage", m.storage, zero=True)
+            yield f"{where}{field}: {value} is too few; write {least} or more"
+    yield from _quantity(f"{where}memory", m.memory)
+    yield from _quantity(f"{where}storage", m.storage, zero=True)
     if m.power is not None and m.power.idle.mid > m.power.full.mid:
-        yield f"{where}.power: idle {m.power.idle} is above full {m.power.full}; write the lower one first"
+        yield f"{where}power: idle {m.power.idle} is above full {m.power.full}; write the lower one first"
 
 
-def _workload_faults(where: str, w: Workload) -> Iterator[str]:
+def workload_faults(w: Workload, where: str) -> Iterator[str]:
+    """What is wrong with a workload; `where` stands before each field's name."""
     if w.replicas < 1:
-        yield f"{where}.replicas: {w.replicas} is too few; write 1 or more"
+        yield f"{where}replicas: {w.replicas} is too few; write 1 or more"
     if w.cpu <= 0:
-        yield f"{where}.cpu: {w.cpu:g} is too few; write the cores that a replica requests, as 0.5"
+        yield f"{where}cpu: {w.cpu:g} is too few; write the cores that a replica requests, as 0.5"
     if w.min_available > w.replicas:
-        yield f"{where}.minAvailable: {w.min_available} is more than its {w.replicas} replicas"
+        yield f"{where}minAvailable: {w.min_available} is more than its {w.replicas} replicas"
     if w.use is not None and w.use.mean.mid > w.use.peak.mid:
-        yield f"{where}.use: the mean {w.use.mean} is above the peak {w.use.peak}"
+        yield f"{where}use: the mean {w.use.mean} is above the peak {w.use.peak}"
     if w.substrate == "vm" and w.kernel == "real-time":
-        yield f"{where}: substrate vm and kernel real-time contradict each other; leave one of them out"
-    yield from _quantity(f"{where}.memory", w.memory)
+        yield f"{where}substrate vm and kernel real-time contradict each other; leave one of them out"
+    yield from _quantity(f"{where}memory", w.memory)
 
 
 def _money_faults(p: Profile) -> Iterator[str]:
@@ -340,6 +348,11 @@ def _money_faults(p: Profile) -> Iterator[str]:
             yield f"{field}: {amount} is not in {p.currency}, the file's currency; write all prices in one"
     if given and not p.currency:
         yield "currency: it is missing; write the one that all prices are in, as EUR"
+
+
+def currencies(value: Any) -> set[str]:
+    """The currencies that prices in it were given in."""
+    return {amount.currency for _, amount in _amounts("", value) if amount.currency}
 
 
 def _amounts(field: str, value: Any) -> Iterator[tuple[str, Amount]]:

@@ -25,6 +25,8 @@ EVICTION_MIB = 100
 """Memory that a kubelet keeps free: its default for hard eviction."""
 LEAST_NODES = 2
 """Of a pool whose work has more than one replica: one server's failure must not take all of it."""
+AS_GOOD = 1.05
+"""A shape of VM that takes this much more memory than the best one is as good."""
 PLANE_CPU, PLANE_MIB = 2, 4096
 """A control plane's machine: kubeadm asks for 2 CPUs and 2 GiB at least; twice the memory is common."""
 
@@ -149,10 +151,10 @@ def _totals(work: list[Workload]) -> dict[str, float]:
     mean = [w.replicas * w.cpu * (w.use.mean.mid if w.use else 1.0) for w in work]
     peak = [w.replicas * w.cpu * (w.use.peak.mid if w.use else 1.0) for w in work]
     return {
-        "requested": sum(w.replicas * w.cpu for w in work),
+        "requested": math.fsum(w.replicas * w.cpu for w in work),
         "requested_mib": sum(w.replicas * w.memory_mib for w in work),
-        "used": sum(mean),
-        "peak": sum(peak),
+        "used": math.fsum(mean),
+        "peak": math.fsum(peak),
     }
 
 
@@ -167,6 +169,8 @@ def lay_out(profile: Profile, where: Assignment) -> Layout:
 class _LayingOut:
     def __init__(self, profile: Profile, where: Assignment) -> None:
         self._p = profile
+        self._clusters = sorted(profile.clusters, key=_size)
+        """The largest first, whatever the file's order."""
         self._where = where
         self._left = {m.name: m.count for m in profile.servers}
         self._short: dict[str, int] = {}
@@ -176,7 +180,7 @@ class _LayingOut:
         ops = self._p.operations
         metal: dict[str, int] = {}
         groups: list[Group] = []
-        for cluster in sorted(self._p.clusters, key=_size):
+        for cluster in self._clusters:
             group = self._metal(cluster)
             if group is not None:
                 self._take(group.model, group.nodes)
@@ -185,10 +189,10 @@ class _LayingOut:
         spares = dict.fromkeys(metal, ops.spares)
         for name, count in spares.items():
             self._take(name, count)
-        virtual = [g for c in self._p.clusters if (g := self._virtual(c)) is not None]
+        virtual = [g for c in self._clusters if (g := self._virtual(c)) is not None]
         return Layout(
             groups=tuple(sorted([*groups, *virtual], key=lambda g: (g.cluster, g.substrate))),
-            planes=sum(c.control_plane for c in self._p.clusters),
+            planes=sum(c.control_plane for c in self._clusters),
             hypervisors=self._hypervisors(virtual),
             metal=metal,
             metal_spares=spares,
@@ -203,7 +207,8 @@ class _LayingOut:
             self._left[model] = 0
 
     def _work(self, cluster: ClusterProfile, substrate: Substrate) -> list[Workload]:
-        return [w for w in cluster.workloads if self._where[cluster.name, w.name] == substrate]
+        there = [w for w in cluster.workloads if self._where[cluster.name, w.name] == substrate]
+        return sorted(there, key=lambda w: w.name)
 
     def _metal(self, cluster: ClusterProfile) -> Group | None:
         work = self._work(cluster, "metal")
@@ -242,9 +247,7 @@ class _LayingOut:
         work = self._work(cluster, "vm")
         if not work:
             return None
-        cpu = max(cluster.node.cpu, *(math.ceil(w.cpu) for w in work))
-        memory = max(cluster.node.memory_mib, *(w.memory_mib + EVICTION_MIB for w in work))
-        nodes = max(_least(work), nodes_for(work, cpu, memory - EVICTION_MIB))
+        cpu, memory, nodes = self._shape(cluster, work)
         return Group(
             cluster=cluster.name,
             substrate="vm",
@@ -255,14 +258,33 @@ class _LayingOut:
             **_totals(work),  # type: ignore[arg-type]
         )
 
+    def _shape(self, cluster: ClusterProfile, work: list[Workload]) -> tuple[int, int, int]:
+        """CPUs and memory (MiB) of each VM, and how many: the user's shape, or what takes least memory in all; of
+        those that are as good, the smallest, as less is lost with it."""
+        least = (max(math.ceil(w.cpu) for w in work), max(w.memory_mib for w in work) + EVICTION_MIB)
+        if cluster.node is not None:
+            shapes = [(max(cluster.node.cpu, least[0]), max(cluster.node.memory_mib, least[1]))]
+        else:
+            ratio = sum(w.replicas * w.memory_mib for w in work) / sum(w.replicas * w.cpu for w in work)
+            shapes = [
+                (max(cpu, least[0]), max(math.ceil(cpu * ratio / 1024) * 1024 + EVICTION_MIB, least[1]))
+                for cpu in (2, 4, 8, 16, 24, 32, 48)
+            ]
+            largest = (max(m.cpus for m in self._p.servers), max(m.memory_mib for m in self._p.servers) // 2)
+            shapes = [s for s in shapes if s[0] <= largest[0] and s[1] <= largest[1]] or [least]
+        counted = [(c, m, max(_least(work), nodes_for(work, c, m - EVICTION_MIB))) for c, m in shapes]
+        best = min(n * overhead(c, m) for c, m, n in counted)
+        good = [s for s in counted if s[2] * overhead(s[0], s[1]) <= AS_GOOD * best]
+        return min(good, key=lambda s: (s[1], s[0]))
+
     # --- hypervisors ----------------------------------------------------------------------------------------------
 
     def _hypervisors(self, virtual: list[Group]) -> dict[str, int]:
-        alone = {c.name for c in self._p.clusters if c.dedicated}
+        alone = {c.name for c in self._clusters if c.dedicated}
         found: dict[str, int] = {}
         together = [g for g in virtual if g.cluster not in alone]
-        self._fill(found, together, [c for c in self._p.clusters if c.name not in alone])
-        for cluster in self._p.clusters:
+        self._fill(found, together, [c for c in self._clusters if c.name not in alone])
+        for cluster in self._clusters:
             if cluster.name in alone:
                 self._fill(found, [g for g in virtual if g.cluster == cluster.name], [cluster])
         for _ in range(self._p.operations.spares if found else 0):
@@ -331,4 +353,4 @@ def overhead(cpu: int, memory_mib: int) -> float:
 
 
 def _size(cluster: ClusterProfile) -> tuple[float, str]:
-    return -sum(w.replicas * w.cpu for w in cluster.workloads), cluster.name
+    return -math.fsum(w.replicas * w.cpu for w in cluster.workloads), cluster.name

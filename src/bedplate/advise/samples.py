@@ -97,7 +97,7 @@ def _told(a: Sample, b: Sample, sign: float) -> str:
 
 def _told_by_runs(a: Floats, b: Floats, sign: float) -> str:
     """Runs of the same seeds are paired; where the counts differ (each failure is one), each side is resampled."""
-    if not np.any(a != a[0]) and not np.any(b != a[0]):
+    if len(a) == len(b) and not np.any(a != b):
         return "equal"
     if len(a) != len(b):
         chance = np.random.default_rng(1)

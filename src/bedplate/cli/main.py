@@ -40,6 +40,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "image": "build, list and remove machine images",
         "release": "build, download and list Kubernetes releases",
     },
+    "Decide": {
+        "fleet": "a file of one's own fleet: from a running one, from kubectl, from lists",
+        "compare": "VMs, metal and a mix of both on one's own fleet, with sources",
+        "simulate": "years of a fleet, as it is and with something changed",
+        "claims": "what is claimed of VMs and metal, judged on one's own fleet",
+    },
     "Operate": {
         "lab": "a small datacentre on this computer",
         "sim": "stories in a simulated datacentre: scenarios, and random ones",

@@ -11,6 +11,16 @@ from bedplate.model.validation.faults import nearest
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`")
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "fields and their values",
+    "null": "nothing",
+}
+"""What a reader calls YAML's types."""
 
 T = TypeVar("T")
 
@@ -77,14 +87,14 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"no writer for {type(value)}")
 
 
-def read(raw: Any, type_: type[T], file: str) -> T:
-    """Read what YAML gave.
+def read(raw: Any, type_: type[T], file: str, *, strict: bool = True) -> T:
+    """Read what YAML gave; not `strict`: a text that is a number is taken for one, as in lists.
 
     Raises:
         ScenarioError: it does not fit, with file and field.
     """
     try:
-        return msgspec.convert(raw, type_, dec_hook=_decode)
+        return msgspec.convert(raw, type_, dec_hook=_decode, strict=strict)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `")
         field = path.rstrip("`").removeprefix("$").lstrip(".")
@@ -94,6 +104,8 @@ def read(raw: Any, type_: type[T], file: str) -> T:
 def _said(text: str, type_: Any) -> str:
     found = _UNKNOWN_FIELD.match(text)
     if found is None:
+        for name, words in _WORDS.items():
+            text = text.replace(f"`{name}`", words)
         return text[:1].lower() + text[1:]
     fields = [f.encode_name for f in msgspec.structs.fields(type_)] if _is_struct(type_) else []
     return f'unknown field "{found[1]}"{nearest(found[1], fields)}'

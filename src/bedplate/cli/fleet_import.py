@@ -1,0 +1,118 @@
+"""`bedplate fleet`: gathers what a person names, and writes one file of it. Remarks go to the standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bedplate.advise import deciding, fleet
+from bedplate.advise.deciding import ALTERNATIVES
+from bedplate.advise.fleet import ClusterProfile, FleetError, Profile, ServerModel
+from bedplate.advise.importing import grouping, kubectl, lists, live
+from bedplate.advise.importing.grouping import Seen
+from bedplate.cli import output
+from bedplate.cli.errors import UserError
+from bedplate.cli.fleets import FaultyFile
+
+HEAD = """\
+# A fleet, to be compared with `bedplate compare -f THIS_FILE`. Add prices, and what you know of use, power and place:
+# docs/tasks/decide.md tells of every field."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a fleet's file. Raises `UserError`."""
+    try:
+        servers, clusters, remarks = _gathered(args)
+        profile = Profile(servers=servers, clusters=clusters, name=args.name)
+        known = fleet.currencies(profile)
+        currency = args.currency or (min(known) if len(known) == 1 else "")
+        profile = msgspec.structs.replace(profile, currency=currency)
+        written = fleet.write(profile)
+        fleet.read(written, "the fleet")
+    except FleetError as error:
+        raise FaultyFile(str(error)) from None
+    for said in remarks:
+        print(said, file=sys.stderr)
+    print(HEAD)
+    print(output.as_yaml(written))
+    return 0
+
+
+def _gathered(args: argparse.Namespace) -> tuple[tuple[ServerModel, ...], tuple[ClusterProfile, ...], list[str]]:
+    models: list[ServerModel] = []
+    clusters: list[ClusterProfile] = []
+    seen: list[Seen] = []
+    remarks: list[str] = []
+    if args.from_live:
+        found, said, own = _live(args)
+        seen += found
+        remarks += said
+        clusters += own
+    if args.servers:
+        models += lists.servers(_text(args.servers), args.servers)
+    if args.workloads:
+        clusters += lists.clusters(_text(args.workloads), args.workloads)
+    for given in args.cluster:
+        name, _, file = given.partition("=")
+        if not name or not file:
+            raise UserError(f'--cluster "{given}" names no file; write NAME=FILE, as shop=shop.json')
+        read = kubectl.Read(_json(file), file)
+        if args.nodes_are == "servers":
+            seen += read.servers()
+        clusters = [c for c in clusters if c.name != name]
+        clusters.append(read.cluster(name, shape=None if args.nodes_are == "servers" else read.shape()))
+        remarks += read.remarks
+    models += grouping.models(seen)
+    if not models:
+        raise UserError("there is no server in it; add --servers CSV, --from-live, or --nodes-are servers")
+    return tuple(models), tuple(clusters), remarks
+
+
+def _live(args: argparse.Namespace) -> tuple[list[Seen], list[str], tuple[ClusterProfile, ...]]:
+    from bedplate.cli import watching
+    from bedplate.cli.session import Session
+
+    session = Session(args)
+    session.all_namespaces = True
+    items: dict[str, list[dict[str, Any]]] = {}
+    for word in ("servers", "clusters", "nodepools"):
+        listing = watching.list_all(session.client, session.path(session.kind(word)), {})
+        items[word] = list(listing.get("items") or ())
+    seen, remarks = live.servers(items["servers"])
+    return seen, remarks, live.clusters(items["clusters"], items["nodepools"])
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FaultyFile(f"{name}: it is no text in UTF-8") from None
+
+
+def _json(name: str) -> Any:
+    try:
+        return json.loads(_text(name))
+    except ValueError as error:
+        raise FaultyFile(f"{name}: it is no JSON: {error}; write it with kubectl get nodes,pods -A -o json") from None
+
+
+def summarise(profile: Profile) -> None:
+    """Say what a fleet is, and what each alternative takes of it."""
+    servers = sum(m.count for m in profile.servers)
+    work = sum(1 for _ in profile.workloads())
+    print(f"{profile.name}: {servers} servers of {len(profile.servers)} models, {len(profile.clusters)} clusters, "
+          f"{work} workloads")  # fmt: skip
+    for name, plan in ((a, deciding.plans(profile)[a]) for a in ALTERNATIVES):
+        layout = plan.layout
+        needs = ", ".join(f"{n} {m}" for m, n in layout.servers.items()) or "nothing"
+        short = ", ".join(f"{n} {m} too few" for m, n in layout.shortage.items())
+        print(f"  {name:<6} {needs}{f' ({short})' if short else ''}")
+        for said in layout.impossible:
+            print(f"         {said}")
