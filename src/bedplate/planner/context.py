@@ -267,19 +267,20 @@ class Planning:
         return delta, Report(changes=told, waiting=waiting), self.index.next_due()
 
     def _report_waiting(self) -> dict[Key, WaitingOn | None]:
-        """What waits now, and None for what was told to wait before or may have been (with a fresh index)."""
-        out: dict[Key, WaitingOn | None] = {}
-        for unit, waits in self._waiting.items():
-            for k in self.index.waiting.pop(unit, {}):
-                out[k] = None
+        """What waits now, and None for what was told to wait before or may have been (with a fresh index).
+
+        Two units may speak of one thing: of a server in maintenance that falls silent, both the fleet and the server
+        itself. Who comes last by name is told, whichever of them was looked at now.
+        """
+        asked: dict[Key, None] = {}
+        for unit in sorted(self._waiting):
+            asked.update(dict.fromkeys(self.index.forget_waits(unit)))
             if self._fresh:
-                out.update(dict.fromkeys(self._keys_of(unit)))
-            now = {k: w for k, w in waits.items() if w is not None}
-            if now:
-                self.index.waiting[unit] = now
-        for unit in self._waiting:
-            out.update(self.index.waiting.get(unit, {}))
-        return out
+                asked.update(dict.fromkeys(self._keys_of(unit)))
+            now = {k: w for k, w in self._waiting[unit].items() if w is not None}
+            self.index.keep_waits(unit, now)
+            asked.update(dict.fromkeys(now))
+        return {k: self.index.waits_on(k) for k in asked}
 
     def _keys_of(self, unit: Unit) -> list[Key]:
         kind, _, rest = unit.partition("/")

@@ -62,6 +62,8 @@ class Index:
         self.waiters: set[Unit] = set()
         """Units that wait for room or addresses: looked at again when any become free."""
         self.waiting: dict[Unit, dict[Key, WaitingOn]] = {}
+        self._waits: dict[Key, dict[Unit, WaitingOn]] = {}
+        """The same by what waits."""
         self._due: dict[Unit, float] = {}
         self._timers: list[tuple[float, Unit]] = []
         for server in spec.servers.values():
@@ -239,6 +241,28 @@ class Index:
         elif self._due.get(unit) != at:
             self._due[unit] = at
             heapq.heappush(self._timers, (at, unit))
+
+    def forget_waits(self, unit: Unit) -> Iterable[Key]:
+        """Take back what the unit said of waits; give of what."""
+        before = self.waiting.pop(unit, {})
+        for k in before:
+            by_unit = self._waits[k]
+            del by_unit[unit]
+            if not by_unit:
+                del self._waits[k]
+        return before
+
+    def keep_waits(self, unit: Unit, waits: dict[Key, WaitingOn]) -> None:
+        """Keep what the unit says of waits now."""
+        if waits:
+            self.waiting[unit] = waits
+        for k, waiting in waits.items():
+            self._waits.setdefault(k, {})[unit] = waiting
+
+    def waits_on(self, k: Key) -> WaitingOn | None:
+        """What the thing of that key waits on; None: nothing."""
+        by_unit = self._waits.get(k)
+        return by_unit[max(by_unit)] if by_unit else None
 
     def take_due(self, now: float) -> set[Unit]:
         """Units whose time has come."""

@@ -155,7 +155,7 @@ def _grow(p: Planning, unit: Unit) -> None:
 def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | None:
     """The units that the news may matter to; None: all."""
     units: set[Unit] = set()
-    for k in changed:
+    for k in sorted(changed):
         kind, _, rest = k.partition("/")
         if kind in _EVERYWHERE and not (kind == "image" and rest.count("/")):
             return None
