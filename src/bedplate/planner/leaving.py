@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
-from bedplate.model.ids import Key, key
+from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
 from bedplate.planner import metal
@@ -117,6 +117,10 @@ def _removed(p: Planning, s: Scope | None, m: MachineEntry) -> None:
             said = f"{said}, or is given up when the Server is deleted"
         p.wait(m.key, Waiting.UNCONFIRMED, said)
         return
+    if (where := _disk_elsewhere(p, m)) is not None:
+        there = msgspec.structs.replace(m, server=where, source=ServerName(""), carried=False)
+        p.put(there, f"{m.name} is removed on {where}, where its disk is: it never came to {m.server}")
+        return
     left = _left(p, s, m)
     if left:
         p.wait(m.key, Waiting.STEP, left)
@@ -142,6 +146,17 @@ def _given_up_with(p: Planning, m: MachineEntry) -> bool:
     """A person deleted the dead server: with it goes whatever lies on its disks, and nothing of it is waited for."""
     declared = p.spec.servers.get(key("server", m.server))
     return declared is None or bool(declared.metadata.deletion_timestamp)
+
+
+def _disk_elsewhere(p: Planning, m: MachineEntry) -> ServerName | None:
+    """The server that still holds the disk of a machine that was given up before the one that it was to go to took the
+    disk over; None where there is none, or where anything of the machine may still run."""
+    if p.busy(m.key):
+        return None
+    known = [o.value for o in p.inventory.domains(m.uid)]
+    if any(d.state != "absent" or (d.server == m.server and d.volume) for d in known):
+        return None
+    return next((d.server for d in known if d.volume and p.usable(d.server)), None)
 
 
 def _left(p: Planning, s: Scope | None, m: MachineEntry) -> str:
