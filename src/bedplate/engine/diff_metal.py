@@ -22,6 +22,7 @@ from bedplate.model.steps import (
     Step,
     WriteImage,
 )
+from bedplate.model.whereabouts import left_bare
 
 
 def server(world: World, e: MetalEntry) -> Next:
@@ -85,6 +86,8 @@ def _in_ram(world: World, e: MetalEntry) -> Next:
     if e.state == "testing" and (view.tests is None or view.tests.suite != e.suite):
         return _step(RunTests(entry=e), f"the {e.suite} tests are to run")
     if e.state == "erasing" and view.erased is None:
+        if world.blueprint.machine(e.machine) is not None:
+            return wait(Waiting.METAL, "its disks are erased once its machine has left its cluster")
         return _step(EraseDisks(entry=e), "its disks are to be blank")
     if e.state == "deploying":
         m = world.blueprint.machine(e.machine)
@@ -117,6 +120,9 @@ def machine(world: World, m: MachineEntry) -> Next:
         case "drain" if cluster is not None and cluster.desired == "present":
             return drained(world, cluster, m)
         case "remove" if cluster is not None and cluster.desired == "present":
+            if not left_bare(world.inventory, e, m, usable=usable(world, m.server)):
+                # Its pods may run on: what has its Node deleted has them started elsewhere (rule 1).
+                return wait(Waiting.METAL, f"it is not known yet to have ended on {m.server}")
             return leave_behind(world, cluster, m) or SATISFIED
         case _:
             return SATISFIED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bedplate.model.blueprint import MachineEntry
+from bedplate.model.blueprint import MachineEntry, MetalEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView, Inventory, Observation
 
@@ -27,3 +27,20 @@ def strays(inventory: Inventory, m: MachineEntry) -> list[Observation[DomainView
     """Domains of the machine where it should not be known any more: left behind by a move or by a server's death."""
     right = (m.server,) if m.desired == "remove" else servers_of(m)
     return [o for o in inventory.domains(m.uid) if o.value.server not in right and o.value.state != "absent"]
+
+
+def left_bare(inventory: Inventory, entry: MetalEntry | None, m: MachineEntry, *, usable: bool) -> bool:
+    """The end of a machine on a bare server is confirmed: the server runs a later RAM system, its power was read as off
+    since it was given up, or it has become another's.
+
+    Args:
+        entry: Of the bare server.
+        usable: Whether what its agent tells now is to be believed.
+    """
+    if entry is None or entry.machine != m.uid:
+        return True
+    if entry.state in {"deploying", "deployed"}:
+        return False
+    seen, bmc = inventory.server(m.server), inventory.bmc(m.server)
+    booted = seen is not None and seen.value.system == "ram" and seen.value.run >= entry.run and usable
+    return booted or (bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since)

@@ -15,6 +15,7 @@ from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
 from bedplate.model.report import Waiting
+from bedplate.model.whereabouts import left_bare
 from bedplate.planner import addresses
 from bedplate.planner.context import Planning
 from bedplate.planner.servers import bmc_ref
@@ -336,9 +337,10 @@ def _deployed(p: Planning, entry: MetalEntry, declared: Server) -> None:
 
 
 def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:
-    """Its machine goes. What nobody released stays on its disks (rules 3 and 9)."""
-    if p.busy(entry.key) or (m is not None and (p.busy(m.key) or not has_left(p, m))):
-        p.wait(entry.key, Waiting.METAL, f"{entry.server} is given back once its machine has left its cluster")
+    """Its machine goes: it is ended first, so that none of its pods runs on when its Node is deleted (rule 1). What
+    nobody released stays on its disks (rules 3 and 9)."""
+    if p.busy(entry.key) or (m is not None and p.busy(m.key)):
+        p.wait(entry.key, Waiting.METAL, f"{entry.server} is given back once no step on its machine runs any more")
     elif m is not None and m.retain_disk:
         _quarantine(p, entry, f"it holds the disk of {m.name}, which was given up ({m.reason})")
     elif declared.spec.metal.erase or declared.spec.metal.retired:
@@ -389,14 +391,5 @@ def keep_address(p: Planning, m: MachineEntry) -> None:
 
 
 def ended(p: Planning, m: MachineEntry) -> bool:
-    """The machine's end is confirmed: its server runs a later RAM system, or its power was read as off since then."""
-    entry = p.index.metal(m.server)
-    if entry is None or entry.machine != m.uid:
-        return True
-    if entry.state in {"deploying", "deployed"}:
-        return False
-    seen = p.inventory.server(m.server)
-    booted = seen is not None and seen.value.system == "ram" and seen.value.run >= entry.run and p.usable(m.server)
-    bmc = p.inventory.bmc(m.server)
-    off = bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since
-    return booted or off
+    """The machine's end on its bare server is confirmed."""
+    return left_bare(p.inventory, p.index.metal(m.server), m, usable=p.usable(m.server))

@@ -127,6 +127,7 @@ def _delete_node(world: World, cluster: SimCluster, m: MachineEntry) -> StepResu
     if not world.api(cluster):
         return _no_api(cluster)
     node = _node_of(cluster, m)
+    cluster.taken_out.add(m.uid)
     if node is not None:
         kubelets.forget(world, cluster, node)
     return Done(views=(views.node_view(world, cluster, m.name),))

@@ -339,5 +339,7 @@ class SimCluster:
     """A fault: its API server is down though etcd is well."""
     pods: dict[str, SimPod] = field(default_factory=dict[str, "SimPod"])
     """The declared workload."""
+    taken_out: set[MachineUid] = field(default_factory=set[MachineUid])
+    """Machines whose Nodes were deleted on purpose: one that is switched on by hand registers anew, for nobody."""
     waiting: dict[MachineUid, SimDomain] = field(default_factory=dict[MachineUid, SimDomain])
     """Machines whose kubelets wait for the API to make their Nodes."""

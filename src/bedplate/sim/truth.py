@@ -202,7 +202,8 @@ def overwriting(world: World, server: SimServer, disk: SimDisk) -> None:
     if m is None:
         return
     found = world.nodes.get(m.uid)
-    if found is not None and not found[0].going and disk.whole:
+    given_up = found is None or found[0].going or m.uid in found[0].taken_out
+    if found is not None and not given_up and disk.whole:
         world.violation("rule 3", f"disk {disk.serial} of {m.name}, a node of {found[0].key}, is overwritten")
 
 
