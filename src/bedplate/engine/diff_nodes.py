@@ -7,7 +7,7 @@ from bedplate.model.blueprint import ClusterEntry, MachineEntry
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
 from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember
-from bedplate.model.whereabouts import domain_of
+from bedplate.model.whereabouts import domain_of, left_as_learner
 
 
 def joined(world: World, m: MachineEntry, d: DomainView) -> Next:
@@ -135,12 +135,11 @@ def leave_behind(world: World, cluster: ClusterEntry, m: MachineEntry) -> Next |
     view = cluster_view(world, cluster)
     if not view.api:
         return None
-    if m.name in view.etcd_members and len(view.etcd_members) > 1:
-        peers = peers_of(world, cluster, m)
-        if peers:
-            return Next(
-                step=RemoveEtcdMember(cluster=cluster, machine=m, peers=peers), reason="its etcd member is left over"
-            )
+    voter = m.name in view.etcd_members and len(view.etcd_members) > 1
+    if (voter or left_as_learner(cluster, m, world.attempts.get(m.key, {}))) and (peers := peers_of(world, cluster, m)):
+        return Next(
+            step=RemoveEtcdMember(cluster=cluster, machine=m, peers=peers), reason="its etcd member is left over"
+        )
     if is_node_of(world.inventory.node(m.cluster, m.name), m):
         return Next(step=DeleteNode(cluster=cluster, machine=m), reason="its Node object is left over")
     return None

@@ -1,8 +1,10 @@
-"""Where a machine is right now: on its server, or, while it moves live, still where it comes from. Decides nothing."""
+"""Where a machine is right now: on its server, while it moves live still where it comes from, left behind. Decides
+nothing."""
 
 from __future__ import annotations
 
-from bedplate.model.blueprint import MachineEntry, MetalEntry
+from bedplate.model.attempts import Attempts
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView, Inventory, Observation
 
@@ -44,3 +46,13 @@ def left_bare(inventory: Inventory, entry: MetalEntry | None, m: MachineEntry, *
     seen, bmc = inventory.server(m.server), inventory.bmc(m.server)
     booted = seen is not None and seen.value.system == "ram" and seen.value.run >= entry.run and usable
     return booted or (bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since)
+
+
+def left_as_learner(cluster: ClusterEntry, m: MachineEntry, attempts: Attempts) -> bool:
+    """A machine that is given up while kubeadm joins it: etcd may know it as a learner, and takes no other beside it,
+    until it was asked to forget it."""
+    if m.role != "control-plane" or m.joined or m.uid == cluster.first_machine:
+        return False
+    begun, asked = attempts.get("Bootstrap"), attempts.get("RemoveEtcdMember")
+    forgotten = asked is not None and asked.of(m.generation).succeeded > 0.0
+    return begun is not None and bool(begun.first or begun.succeeded) and not forgotten

@@ -11,6 +11,7 @@ from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
+from bedplate.model.whereabouts import left_as_learner
 from bedplate.planner import metal
 from bedplate.planner.context import Planning
 from bedplate.planner.scope import Scope
@@ -173,6 +174,8 @@ def _left(p: Planning, s: Scope | None, m: MachineEntry) -> str:
         return ""
     if s.is_member(m):
         return "it is still a member of etcd"
+    if left_as_learner(s.entry, m, p.attempts.get(m.key, {})):
+        return "etcd may know it as a learner still"
     return "" if s.node_gone(m) else "its Node is still there"
 
 
