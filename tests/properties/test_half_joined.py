@@ -1,4 +1,4 @@
-"""A control-plane machine that is lost while kubeadm joins it leaves a learner in etcd, which takes no other beside it."""
+"""A control-plane machine that is lost while kubeadm joins it leaves a learner in etcd, which takes no other."""
 
 from __future__ import annotations
 
