@@ -12,9 +12,9 @@ from typing import Literal
 import msgspec
 
 from bedplate.model import leases
-from bedplate.model.blueprint import BmcRef, ServerEntry
+from bedplate.model.blueprint import BmcRef, MachineEntry, ServerEntry
 from bedplate.model.ids import Key, MachineUid, ServerName
-from bedplate.model.inventory import LeaseView, Observation, ServerView
+from bedplate.model.inventory import ClusterView, LeaseView, Observation, ServerView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
@@ -40,6 +40,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What its nodes' clusters say of them."""
     local_ready: bool = False
     """A node whose disk is local to it is Ready: an expired lease says nothing of it."""
+    local_unheard: bool = False
+    """Nor does it of one whose cluster was not heard of yet, such as by a controller that has just begun to look."""
 
     def sentence(self) -> str:
         """All of it for people."""
@@ -194,7 +196,7 @@ def _why_fence(p: Planning, entry: ServerEntry, e: Evidence) -> bool:
     if entry.bmc is None:
         return False
     if e.lease == "expired":
-        return not e.local_ready  # its guests on shared disks have ended; the others would be killed
+        return not (e.local_ready or e.local_unheard)  # its guests on shared disks have ended; the others would be killed
     if e.nodes != "not-ready":
         return False
     if e.lease == "held":
@@ -263,6 +265,7 @@ def evidence(p: Planning, entry: ServerEntry) -> Evidence:
         watched=watched,
         nodes="none" if not nodes else "ready" if any(nodes.values()) else "not-ready",
         local_ready=any(nodes.get(uid, False) for uid in local),
+        local_unheard=any(_unheard_of(p, m) for m in machines if m.uid in local and m.is_node and m.joined),
     )
 
 
@@ -300,6 +303,24 @@ def _witnessed(p: Planning, name: ServerName) -> list[Observation[LeaseView]]:
     return [o for o in p.inventory.leases(name) if o.value.witness != name and p.usable(o.value.witness)]
 
 
+def _just_silent(p: Planning, view: Observation[ClusterView]) -> bool:
+    """A cluster's API fell silent a moment ago: one that restarts says nothing of its nodes."""
+    until = view.time + p.policy.api_silence
+    if until > p.now:
+        p.at(until)
+    return until > p.now
+
+
+def _unheard_of(p: Planning, m: MachineEntry) -> bool:
+    """Nothing was told of the machine's node, and its cluster may yet tell."""
+    view = p.inventory.cluster(m.cluster)
+    if view is None:
+        return True
+    if f"cluster/{m.cluster}" in p.inventory.synced and p.inventory.node(m.cluster, m.name) is not None:
+        return False
+    return not view.value.api and _just_silent(p, view)
+
+
 def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
     """Which of its nodes are Ready, as their clusters say, or said until their APIs fell silent a moment ago."""
     found: dict[MachineUid, bool] = {}
@@ -309,13 +330,12 @@ def _nodes(p: Planning, entry: ServerEntry) -> dict[MachineUid, bool]:
         domain = domain_of(p.inventory, m)
         view = p.inventory.cluster(m.cluster)
         node = p.inventory.node(m.cluster, m.name)
-        if domain is None or view is None or node is None or not node.value.present:
+        if view is None or node is None or not node.value.present or node.value.machine not in {"", m.uid}:
             continue
-        if not view.value.api:
-            until = view.time + p.policy.api_silence
-            if until <= p.now:
-                continue
-            p.at(until)  # an API server that restarts says nothing of its nodes
+        if domain is None and not node.value.ready:
+            continue  # its agent was never heard of: that its node is Ready tells of it, that it is not says nothing
+        if not view.value.api and not _just_silent(p, view):
+            continue
         if f"cluster/{m.cluster}" in p.inventory.synced:
             found[m.uid] = node.value.ready
     return found
