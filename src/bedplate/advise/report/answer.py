@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from bedplate.advise.comparing import Comparison, Fit, Row
@@ -17,6 +19,7 @@ from bedplate.advise.report.words import (
     counted,
     direction,
     heading,
+    name,
     not_calibrated,
     outcome,
     readable,
@@ -38,9 +41,18 @@ def answer(c: Comparison) -> Html:
     return tag(
         "section",
         tag("p", c.verdict.sentence, class_=f"verdict verdict-{c.verdict.winner}", id="verdict"),
+        _same(c),
         tag("div", _key_numbers(c), _flips(c), class_="first"),
         aria_labelledby="verdict",
     )
+
+
+def _same(c: Comparison) -> Html | None:
+    """Where the best mix mixes nothing, two columns are one alternative."""
+    for a in ("vm", "metal"):
+        if c.workloads and all(w.placed["mix"].substrate == w.placed[a].substrate for w in c.workloads):
+            return tag("p", f"The best mix for this fleet is the same as all on {name(a)}: no workload goes elsewhere.")
+    return None
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------
@@ -48,7 +60,7 @@ def answer(c: Comparison) -> Html:
 
 def warnings(c: Comparison) -> Html | None:
     """What must be known before any number is believed."""
-    found = [_faults(c), _durations(c), *_misfits(c)]
+    found = [_faults(c), _misfits(c), _durations(c)]
     return tag("section", *found, class_="warnings", aria_label="Warnings") if any(found) else None
 
 
@@ -82,19 +94,22 @@ def _hanging(left: tuple[str, ...]) -> str:
     )
 
 
-def _misfits(c: Comparison) -> list[Html]:
+def _misfits(c: Comparison) -> Html | None:
     """Alternatives that need what is not there."""
-    found: list[Html] = []
-    for a in ALTERNATIVES:
-        fit = c.fits[a]
-        if fit.impossible:
-            told = f"{heading(a)} can't be: no server holds {and_(list(fit.impossible))}."
-            found.append(tag("p", tag("strong", told), class_="warning"))
-        if fit.shortage:
-            lacking = and_([f"{n} {model}" for model, n in fit.shortage.items()])
-            told = f"{heading(a)} needs servers that are not there: {lacking}. They are counted in its cost."
-            found.append(tag("p", tag("strong", told), class_="warning"))
-    return found
+    found = [said for a in ALTERNATIVES for said in _misfit(a, c.fits[a])]
+    if not found:
+        return None
+    told = tag("strong", "Not all alternatives fit these servers.")
+    return tag("div", tag("p", told), listed(found), class_="warning")
+
+
+def _misfit(alternative: str, fit: Fit) -> Iterator[str]:
+    named = heading(alternative)
+    if fit.impossible:
+        yield f"{named}: {'; '.join(fit.impossible)}. The figures are without that work."
+    if fit.shortage:
+        lacking = and_([f"{n} {model}" for model, n in fit.shortage.items()])
+        yield f"{named}: {lacking} would have to be bought; the cost has them in it."
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from bedplate.advise.report.markup import Html
 from bedplate.advise.report.words import and_, heading, name, row_of
 
 NAMES = [heading(a) for a in ALTERNATIVES]
-MOST_WORKLOADS = 40
+MOST_WORKLOADS = 24
 """In a chart; the table below has all."""
 MOST_RECOVERIES = 60
 """Marks for an alternative: more lie upon one another; then each mark stands for an equal share of them."""
@@ -71,8 +71,8 @@ def times_the_best(c: Comparison) -> Html | None:
 
     def draw(width: int) -> Drawable:
         narrow = width == NARROW
-        folded = {q: textwrap.fill(q, 26 if narrow else 43) for q in order}
-        axis = folded_axis(grid=True, labelFontSize=11, labelOffset=-6 if narrow else -3)
+        folded = {q: textwrap.fill(q, 24 if narrow else 43) for q in order}
+        axis = folded_axis(narrow=narrow, offset=-3, grid=True, labelFontSize=11)
         y = alt.Y("quantity:N", sort=list(folded.values()), title=None, axis=axis)
         marks = [t for t in (1, 2, 5, 10, 20, 50, 100, 1000, 10000) if t < top]
         x = alt.X(
@@ -84,7 +84,7 @@ def times_the_best(c: Comparison) -> Html | None:
             alt.Chart(data([{**r, "quantity": folded[r["quantity"]]} for r in rows]))
             .mark_point(filled=True, size=80, opacity=0.85)
             .encode(y=y, x=x, **by_alternative(NAMES))
-            .properties(width=width, height=alt.Step(40 if narrow else 29))
+            .properties(width=width, height=alt.Step(46 if narrow else 29))
         )
 
     said = f"{figures.number(widest['times'])} times the best on {widest['on']}"
@@ -131,13 +131,13 @@ def silent(c: Comparison) -> Html | None:
             axis=alt.Axis(values=[t for t in ticks if t <= top], grid=True, format="~g"),
         )  # fmt: skip
         base = alt.Chart(data(rows)).encode(
-            y=alt.Y("workload:N", sort=order, title=None),
+            y=alt.Y("workload:N", sort=order, title=None, axis=folded_axis(narrow=width == NARROW, limit=180)),
             yOffset=alt.YOffset("alternative:N", sort=NAMES, scale=alt.Scale(paddingOuter=0.6)),
             color=by_alternative(NAMES)["color"],
         )
         ranges = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=x.copy(), x2="high:Q").encode(x=_from("low", x))
         dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=x, shape=by_alternative(NAMES)["shape"])
-        return layered(ranges, dots).properties(width=width, height=alt.Step(10, **{"for": "offset"}))
+        return layered(ranges, dots).properties(width=width, height=alt.Step(9, **{"for": "offset"}))
 
     row = row_of(c, "silent")
     over = and_([f"{figures.number(row.cells[a].value)} min on {name(a)}" for a in ALTERNATIVES]) if row else ""
@@ -157,7 +157,7 @@ def _from(field: str, x: alt.X) -> alt.X:
 
 
 def _label(w: PerWorkload) -> str:
-    return f"{w.workload} ({w.cluster})"
+    return f"{w.workload}\n({w.cluster})"
 
 
 def recoveries(c: Comparison) -> Html | None:
@@ -185,7 +185,7 @@ def recoveries(c: Comparison) -> Html | None:
         y = alt.Y("label:N", sort=names, title=None)
         x = alt.X(
             "took:Q", title=f"{unit} from failure until the last pod answers",
-            axis=alt.Axis(grid=True, tickCount=6), scale=alt.Scale(zero=False, nice=True),
+            axis=alt.Axis(grid=True, tickCount=6), scale=alt.Scale(zero=False, padding=12),
         )  # fmt: skip
         encoded = by_alternative(NAMES, legend=False)
         dots = (

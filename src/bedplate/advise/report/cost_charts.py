@@ -133,12 +133,11 @@ def _tornado(c: Comparison) -> Html | None:
 
     def draw(width: int) -> Drawable:
         narrow = width == NARROW
-        y = alt.Y("what:N", sort=order, title=None, axis=folded_axis(labelOffset=-6 if narrow else 0, folded=narrow))
-        title = f"{c.currency} a year that VMs cost more (+) or less (−) than metal"
+        y = alt.Y("what:N", sort=order, title=None, axis=folded_axis(narrow=narrow, folded=narrow))
         x = alt.X(
             "low:Q",
             axis=_axis(3 if narrow else 5),
-            title=_folded(title) if narrow else title,
+            title=f"cost of VMs less metal's, {c.currency} a year",
         )
         bars = alt.Chart(data(rows)).mark_bar(size=6, color="var(--lines-strong)").encode(y=y, x=x, x2="high:Q")
         colours = alt.Scale(domain=[LOW, HIGH], range=["var(--low-end)", "var(--high-end)"])
@@ -211,9 +210,9 @@ def _licence(c: Comparison) -> Html | None:
             return curves.properties(width=width, height=240)
         at = alt.Chart(data([{"price": even, "said": f"VMs = metal at {even:,.0f}"}]))
         rule = at.mark_rule(color=FAINT, strokeDash=[5, 4]).encode(x="price:Q")
-        said = at.mark_text(align="right", dx=-6, baseline="top", dy=4).encode(
-            x="price:Q", y=alt.value(0), text="said:N"
-        )
+        left = even < c.licence_curve[-1][0] / 2
+        align, dx = ("left", 6) if left else ("right", -6)
+        said = at.mark_text(align=align, dx=dx, baseline="top", dy=4).encode(x="price:Q", y=alt.value(0), text="said:N")
         return layered(curves, rule, said).properties(width=width, height=240)
 
     if even is None:

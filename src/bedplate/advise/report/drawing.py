@@ -79,9 +79,14 @@ def layered(*parts: alt.Chart) -> alt.LayerChart:
     return cast(alt.LayerChart, alt.layer(*parts))
 
 
-def folded_axis(*, folded: bool = True, **more: Any) -> alt.Axis:
-    """Of names: their line breaks are kept, or are spaces."""
-    return alt.Axis(labelLimit=240, labelExpr=FOLDED if folded else UNFOLDED, **more)
+def folded_axis(*, narrow: bool, folded: bool = True, limit: int = 240, offset: int = -6, **more: Any) -> alt.Axis:
+    """Of names: their line breaks are kept, or are spaces. What is longer than the limit (on a phone 130) is cut."""
+    return alt.Axis(
+        labelExpr=FOLDED if folded else UNFOLDED,
+        labelLimit=130 if narrow else limit,
+        labelOffset=offset if folded else 0,
+        **more,
+    )
 
 
 def by_alternative(names: Sequence[str], *, legend: bool = True) -> dict[str, Any]:

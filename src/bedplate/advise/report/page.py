@@ -40,7 +40,7 @@ def render(comparison: Comparison, claims: Sequence[Answered]) -> str:
         "main",
         answer.warnings(comparison),
         answer.answer(comparison),
-        _contents(),
+        _contents(with_claims=bool(claims)),
         sections.section(
             "scores",
             "Capability by capability",
@@ -85,7 +85,7 @@ def _document(c: Comparison, main: Html) -> Html:
     return tag("html", head, tag("body", skip, top, main, foot, tag("script", Html(script))), lang="en")
 
 
-def _contents() -> Html:
+def _contents(*, with_claims: bool) -> Html:
     parts = {
         "scores": "Scores",
         "cost": "Cost",
@@ -94,7 +94,7 @@ def _contents() -> Html:
         "claims": "Claims",
         "unknown": "What is not known",
     }
-    links = [tag("a", said, href=f"#{key}") for key, said in parts.items()]
+    links = [tag("a", said, href=f"#{key}") for key, said in parts.items() if with_claims or key != "claims"]
     return tag("nav", joined(links, " "), aria_label="On this page", class_="contents")
 
 

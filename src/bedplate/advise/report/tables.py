@@ -10,7 +10,7 @@ from bedplate.advise import figures
 from bedplate.advise.deciding import ALTERNATIVES
 from bedplate.advise.figures import Figure, Source
 from bedplate.advise.report.markup import Child, Html, joined, tag, text
-from bedplate.advise.report.words import SOURCES, capital, heading
+from bedplate.advise.report.words import SOURCES, heading
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ def origins(cells: Mapping[str, Figure]) -> Html:
 def origin(figure: Figure, *, marked: bool) -> Html:
     """Where one figure is from: its source (if it is to be marked), how one gets it again, who published it."""
     published = f"Published by {figure.origin}." if figure.origin else None
-    how = f"{capital(figure.how)}." if figure.how else "No formula is told."
+    how = f"{figure.how}." if figure.how else "No formula is told."
     return joined([badge(figure.source) if marked else None, how, published], " ")
 
 

@@ -26,7 +26,7 @@ _ALIKE = " are alike"
 
 def name(alternative: str) -> str:
     """Of an alternative, within a sentence."""
-    return NAMES.get(alternative, alternative)
+    return "the mix" if alternative == "mix" else NAMES.get(alternative, alternative)
 
 
 def heading(alternative: str) -> str:
