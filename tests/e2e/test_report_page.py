@@ -124,11 +124,16 @@ def _first_pixel(picture: Path) -> tuple[int, ...]:
     return tuple(zlib.decompress(data)[1:4])
 
 
+def _with_script(page: Path, script: str) -> str:
+    """The page with a script at its end, and a policy under which it runs."""
+    open_ = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page.read_text().replace("&#x27;", "'"))
+    return open_.replace("</body>", f"<script>{script}</script></body>")
+
+
 def test_nothing_is_wider_than_a_phone(browser: Browser, page: Path, tmp_path: Path) -> None:
     """In a frame of that width, as the browser's own windows are wider; the copy may run a script that measures."""
     script = "parent.postMessage(document.documentElement.scrollWidth, '*')"
-    measured = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", page.read_text().replace("&#x27;", "'"))
-    (tmp_path / "measured.html").write_text(measured.replace("</footer>", f"</footer><script>{script}</script>"))
+    (tmp_path / "measured.html").write_text(_with_script(page, script))
     frame = tmp_path / "frame.html"
     frame.write_text(
         "<!DOCTYPE html><body><script>addEventListener('message', e => document.body.dataset.width = e.data)</script>"
@@ -136,3 +141,16 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, page: Path, tmp_path: P
     )
     dom, _ = browser.dom(frame, "--virtual-time-budget=10000")
     assert f'data-width="{PHONE[0]}"' in dom
+
+
+def test_claims_are_filtered_by_verdict_and_counted(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """A reader's click on `holds`, made by a script that the copy's policy lets run."""
+    script = "document.querySelector('#claim-filter input[value=holds]').click()"
+    (tmp_path / "filtered.html").write_text(_with_script(page, script))
+    dom, _ = browser.dom(tmp_path / "filtered.html")
+    shown = re.findall(r'<li id="claim-[^>]*>', dom)
+    held = [claim for claim in shown if 'data-status="holds"' in claim]
+    assert len(shown) == 40
+    assert 0 < len(held) < 40
+    assert [claim for claim in shown if "hidden" not in claim] == held
+    assert f"{len(held)} of 40 shown" in dom
