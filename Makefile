@@ -9,6 +9,11 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 	@scripts/setup
 	@touch $@
 
+# What only tests need: a browser that opens the report.
+$(STAMP)-tests: $(STAMP)
+	@scripts/setup tests
+	@touch $@
+
 setup: $(STAMP)
 
 lint: $(STAMP)
@@ -19,8 +24,8 @@ lint: $(STAMP)
 types: $(STAMP)
 	.venv/bin/pyright
 
-unit: $(STAMP)
-	.venv/bin/pytest -n 2 -m "not lab and not long"
+unit: $(STAMP)-tests
+	.venv/bin/pytest -n 2 -m "not lab and not long" tests
 
 check: lint types unit
 

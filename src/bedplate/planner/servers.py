@@ -196,7 +196,8 @@ def _why_fence(p: Planning, entry: ServerEntry, e: Evidence) -> bool:
     if entry.bmc is None:
         return False
     if e.lease == "expired":
-        return not (e.local_ready or e.local_unheard)  # its guests on shared disks have ended; the others would be killed
+        # Its guests on shared disks have ended; the others would be killed.
+        return not (e.local_ready or e.local_unheard)
     if e.nodes != "not-ready":
         return False
     if e.lease == "held":
