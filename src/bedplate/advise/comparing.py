@@ -17,8 +17,6 @@ from bedplate.advise.fleet import MoneyPerCoreYear, Profile
 from bedplate.advise.samples import Judged, Sample, judge, of_draws, of_runs
 from bedplate.advise.years import Run
 
-HOW = "docs/tasks/decide.md"
-"""Where a reader finds the formulas of cost."""
 NAMES: dict[str, str] = {"vm": "VMs", "metal": "metal", "mix": "mix"}
 
 
@@ -38,6 +36,8 @@ class Row(Shown, frozen=True, kw_only=True):
     """Empty: it is not known for this fleet."""
     winner: str
     """An alternative, `equal`, `undecided`, or empty where nothing is known."""
+    best: tuple[str, ...]
+    """Alternatives that are better than the others; several where they are alike."""
     said: str
     """Why it is undecided, or what would change the verdict."""
     note: str = ""
@@ -54,6 +54,8 @@ class Verdict(Shown, frozen=True, kw_only=True):
     by_capability: dict[str, dict[str, float]]
     weights: dict[str, float]
     flips: tuple[str, ...]
+    same: str = ""
+    """The alternative that the mix is, where its placement is no other; the two count once."""
 
 
 class Fit(Shown, frozen=True, kw_only=True):
@@ -136,7 +138,7 @@ def compare(profile: Profile, plans: Mapping[str, Plan], runs: Mapping[str, Sequ
     rows, found = [], {}
     for quantity in QUANTITIES:
         samples = capabilities.find_all(evidence, quantity)
-        judged = judge(samples, quantity.better) if samples else Judged(winner="", said="")
+        judged = judge(samples, quantity.better) if samples else Judged(winner="")
         rows.append(_row(quantity, samples, judged))
         found[quantity.name] = (quantity, samples, judged)
     return Comparison(
@@ -172,6 +174,7 @@ def _row(q: Quantity, samples: Mapping[str, Sample], judged: Judged) -> Row:
         better=q.better,
         cells={name: s.figure for name, s in samples.items()},
         winner=judged.winner,
+        best=judged.best,
         said=judged.said if samples else q.unknown,
         note=q.note,
     )
@@ -271,7 +274,8 @@ def _verdict(profile: Profile, found: _Found, evidence: Mapping[str, Evidence]) 
     weights = {c: profile.weights.get(c, 1.0) for c in CAPABILITIES}
     by_capability = {c: s for c in CAPABILITIES if (s := _capability_scores(c, found))}
     scores = _weighted(by_capability, weights)
-    possible = {a: s for a, s in scores.items() if not evidence[a].plan.layout.impossible}
+    twin = next((a for a in ("vm", "metal") if evidence["mix"].plan.layout == evidence[a].plan.layout), "")
+    possible = {a: s for a, s in scores.items() if not evidence[a].plan.layout.impossible and not (twin and a == "mix")}
     order = sorted(possible, key=lambda a: (-possible[a], a))
     winner = order[0] if order else "undecided"
     if len(order) > 1 and possible[order[0]] - possible[order[1]] < 0.01:
@@ -282,7 +286,8 @@ def _verdict(profile: Profile, found: _Found, evidence: Mapping[str, Evidence]) 
         scores=scores,
         by_capability=by_capability,
         weights=weights,
-        flips=tuple(_flips(by_capability, weights, winner)),
+        flips=tuple(_flips(by_capability, weights, winner, set(possible))),
+        same=twin,
     )
 
 
@@ -313,16 +318,18 @@ def _weighted(by_capability: Mapping[str, Mapping[str, float]], weights: Mapping
     }
 
 
-def _flips(by_capability: Mapping[str, Mapping[str, float]], weights: Mapping[str, float], winner: str) -> list[str]:
-    """Which weight, alone, would have another alternative win, and from what value on."""
+def _flips(
+    by_capability: Mapping[str, Mapping[str, float]], weights: Mapping[str, float], winner: str, possible: set[str]
+) -> list[str]:
+    """Which weight, alone, would have another possible alternative win, and from what value on."""
     found: list[tuple[float, str]] = []
     for capability in by_capability if winner != "undecided" else ():
         for factor in (1.5, 2.0, 3.0, 5.0, 10.0, 20.0):
             changed = _weighted(by_capability, {**weights, capability: weights[capability] * factor})
-            best = max(changed, key=lambda a: (changed[a], a))
+            best = max(possible, key=lambda a: (changed[a], a))
             if best != winner:
-                found.append((factor, f"{NAMES[best]} win{'s' if best != 'vm' else ''} if {capability} weighs "
-                                      f"{factor:g} times as much"))  # fmt: skip
+                verb = "win" if best == "vm" else "wins"
+                found.append((factor, f"{NAMES[best]} {verb} if {capability} weighs {factor:g} times as much"))
                 break
     return [said for _, said in sorted(found)]
 
@@ -341,6 +348,8 @@ def _sentence(
         alike = " and ".join(NAMES[a] for a in order[:2])
         return f"Undecided: {alike} are within a hundredth of each other over all capabilities."
     name = {"vm": "all on VMs", "metal": "all on metal", "mix": "a mix of both"}[winner]
+    if winner in ("vm", "metal") and evidence["mix"].plan.layout == evidence[winner].plan.layout:
+        name += ", and no mix costs less"
     layout = evidence[winner].plan.layout
     money = found["cost"][1]
     parts = [f"{layout.count} servers"]

@@ -21,6 +21,15 @@ from bedplate.advise.fleet import Profile, ServerModel, given_or
 from bedplate.advise.packing import Layout
 from bedplate.model.quantity import parse
 
+HOW = {
+    "servers": "servers needed x price x annuity(discount, life)",
+    "energy": "watts(load) x PUE x 8,766 h x price of a kWh; spare bare servers are off",
+    "space": "servers x rack units x price of a rack unit and year",
+    "network": "servers x price of a server's ports and year",
+    "licences": "cores of hypervisors, at least 16 for each CPU and 72 in all, x price; KVM has none",
+    "staff": "hours for each event x events of a year x wage",
+}
+"""What each item of a cost is."""
 HOURS = 8_766.0
 """Of a year."""
 

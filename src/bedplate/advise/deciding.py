@@ -136,8 +136,10 @@ class _Mixing:
         else:
             reason = f"it costs {less}"
         for w in pool:
-            self._where[cluster.name, w.name] = substrate
-            self._why[cluster.name, w.name] = reason
+            k = (cluster.name, w.name)
+            if k not in self._why or self._where[k] != substrate:
+                self._why[k] = reason  # what it was moved for; later looks, beside others that moved, only confirm it
+            self._where[k] = substrate
 
     def _own_cost(self, cluster: ClusterProfile, pool: list[Workload]) -> float:
         """What the pool costs on VMs: its share of the fleet by the larger of its requests."""

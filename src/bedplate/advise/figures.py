@@ -35,11 +35,13 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 
 
 def number(value: float) -> str:
-    """Three digits, thousands apart: `1,230,000`, `45.6`, `0.00123`."""
+    """Three digits, thousands apart: `1,230,000`, `45.6`, `0.00123`; no smaller than a hundred-thousandth."""
     if value == 0:
         return "0"
     size = abs(value)
     if size >= 1000:
         digits = len(str(int(size)))
         return f"{round(value, 3 - digits):,.0f}"
-    return f"{value:.3g}" if size >= 0.001 else f"{value:.2e}"
+    if size >= 0.001:
+        return f"{value:.3g}"
+    return f"{value:.5f}".rstrip("0") if size >= 0.00001 else "0.00001" if value > 0 else "-0.00001"

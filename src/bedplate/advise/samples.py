@@ -60,7 +60,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
     winner: str
     """A name; `equal`, or `undecided` where the difference is within the noise."""
-    said: str
+    best: tuple[str, ...] = ()
+    """Who is better than the others: several where they are alike, nobody where all are or it is undecided."""
+    said: str = ""
 
 
 def judge(samples: Mapping[str, Sample], better: Better) -> Judged:
@@ -76,9 +78,9 @@ def judge(samples: Mapping[str, Sample], better: Better) -> Judged:
         if told != "equal":
             return Judged(winner="undecided", said=f"{best} against {name}: {told}")
         equal.append(name)
-    if len(equal) > 1:
-        return Judged(winner="equal" if len(equal) == len(order) else equal[0], said=f"{' and '.join(equal)} are alike")
-    return Judged(winner=best, said="")
+    if len(equal) == len(order):
+        return Judged(winner="equal")
+    return Judged(winner=best, best=tuple(equal))
 
 
 def _told(a: Sample, b: Sample, sign: float) -> str:

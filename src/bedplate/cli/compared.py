@@ -7,17 +7,19 @@ import io
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from bedplate.advise import claims
 from bedplate.advise.comparing import NAMES, Comparison, PerWorkload, Row
 from bedplate.advise.deciding import ALTERNATIVES
+from bedplate.cli.errors import UserError
 from bedplate.cli.output import TableWriter
 
 WIDTH = 110
 CSV_COLUMNS = (
     "capability", "quantity", "alternative", "value", "low", "high", "unit", "source", "better", "how", "origin",
 )  # fmt: skip
-_MARKS = {"vm": "VMs", "metal": "metal", "mix": "mix", "equal": "alike", "undecided": "undecided", "": "-"}
+_MARKS = {"equal": "alike", "undecided": "undecided", "": "-"}
 
 
 def show(c: Comparison, *, wide: bool) -> None:
@@ -58,7 +60,7 @@ def _table(c: Comparison, *, wide: bool) -> None:
 
 
 def _better(row: Row) -> str:
-    return _MARKS[row.winner]
+    return " and ".join(NAMES[a] for a in row.best) or _MARKS[row.winner]
 
 
 def _source(row: Row) -> str:
@@ -111,6 +113,20 @@ def as_csv(c: Comparison) -> str:
                 (row.capability, row.name, a, f.value, f.low, f.high, f.unit, f.source, row.winner, f.how, f.origin)
             )
     return out.getvalue().rstrip("\n")
+
+
+def write_report(path: Path, c: Comparison, found: Sequence[claims.Verdict]) -> None:
+    """Write the page. Raises `UserError`."""
+    from bedplate.advise.report import ReportError, render
+
+    try:
+        page = render(c, found)
+        path.write_text(page, encoding="utf-8")
+    except ReportError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    print(f"wrote {path} ({len(page.encode()) // 1024} KiB)", file=sys.stderr)
 
 
 def show_claims(found: Iterable[claims.Verdict]) -> None:

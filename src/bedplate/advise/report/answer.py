@@ -49,10 +49,10 @@ def answer(c: Comparison) -> Html:
 
 def _same(c: Comparison) -> Html | None:
     """Where the best mix mixes nothing, two columns are one alternative."""
-    for a in ("vm", "metal"):
-        if c.workloads and all(w.placed["mix"].substrate == w.placed[a].substrate for w in c.workloads):
-            return tag("p", f"The best mix for this fleet is the same as all on {name(a)}: no workload goes elsewhere.")
-    return None
+    if not c.verdict.same:
+        return None
+    said = f"The best mix for this fleet is the same as all on {name(c.verdict.same)}: no workload goes elsewhere."
+    return tag("p", said)
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import re
 import msgspec
 
 from bedplate.advise.comparing import NAMES, Comparison, Row
-from bedplate.advise.deciding import ALTERNATIVES
 from bedplate.advise.figures import Figure, Source
 from bedplate.sim.durations import Ranges
 
@@ -21,7 +20,6 @@ SOURCES: dict[Source, str] = {
 }
 MINUTES_FROM = 300.0
 """Seconds from which a duration is shown in minutes."""
-_ALIKE = " are alike"
 
 
 def name(alternative: str) -> str:
@@ -56,11 +54,7 @@ def said(row: Row) -> str:
 
 def best(row: Row) -> tuple[str, ...]:
     """The alternatives that are better than the others; none where all are alike or it is undecided."""
-    if row.winner not in ALTERNATIVES:
-        return ()
-    if row.said.endswith(_ALIKE):
-        return tuple(row.said.removesuffix(_ALIKE).split(" and "))
-    return (row.winner,)
+    return row.best
 
 
 def lacking(row: Row) -> str:
@@ -76,7 +70,7 @@ def outcome(row: Row) -> str:
         return f"undecided: {said(row)}"
     if row.winner == "equal":
         return "all are alike"
-    return "" if row.said.endswith(_ALIKE) else said(row)
+    return said(row)
 
 
 def row_of(c: Comparison, wanted: str) -> Row | None:

@@ -6,6 +6,7 @@ production in the simulated world; what was run once is kept and taken again.
 
 Examples:
   bedplate compare -f examples/fleet.yaml
+  bedplate compare -f examples/fleet.yaml --report fleet.html      one page with charts, opens without a network
   bedplate compare -f examples/fleet.yaml --runs 40 -o wide
   bedplate compare -f examples/fleet.yaml --runs 0            only what needs no simulation: at once
   bedplate compare -f examples/fleet.yaml -o csv > fleet.csv
@@ -14,6 +15,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bedplate.cli.parsing import output_format
 
@@ -28,11 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     fleets.add_runs(parser, default=10)
     parser.add_argument("-o", "--output", type=output_format(*FORMATS), default="table", metavar="FORMAT",
                         help=", ".join(FORMATS))  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page with charts and the debate's claims")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from bedplate.advise import comparing, deciding
+    from bedplate.advise import claims, comparing, deciding, judges
     from bedplate.advise.deciding import ALTERNATIVES
     from bedplate.cli import compared, fleets, output
     from bedplate.sim.scenario import plain
@@ -42,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     plans = deciding.plans(profile)
     runs = fleets.simulate({a: (profile, plans[a]) for a in ALTERNATIVES}, args)
     found = comparing.compare(profile, plans, runs)
+    if args.report is not None:
+        case = claims.Case(profile=profile, plans=plans, runs=runs, comparison=found)
+        compared.write_report(args.report, found, claims.judge(case, judges.JUDGES))
     match args.output:
         case "json":
             print(output.as_json(plain.write(found)))
