@@ -114,6 +114,8 @@ class Comparison(Shown, frozen=True, kw_only=True):
     """Of each run."""
     calibrated: tuple[str, ...]
     """Durations that were measured by the user; the others are the simulated world's own."""
+    emulated: bool
+    """Those were measured where guests are emulated in software."""
     faults: tuple[str, ...]
     """What was wrong in runs; such a comparison is not to be trusted."""
 
@@ -158,6 +160,7 @@ def compare(profile: Profile, plans: Mapping[str, Plan], runs: Mapping[str, Sequ
         runs=min((len(e.runs) for e in evidence.values()), default=0),
         years=next((r.years for e in evidence.values() for r in e.runs), 0.0),
         calibrated=tuple(sorted(profile.durations)),
+        emulated=profile.emulated,
         faults=tuple(_faults(evidence)),
     )
 

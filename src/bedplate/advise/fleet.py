@@ -213,6 +213,8 @@ class Profile(Plain, frozen=True):
     operations: Operations = Operations()
     durations: dict[str, tuple[float, float]] = {}
     """Measured here, in seconds from and to, instead of the defaults of `bedplate.sim.durations`."""
+    emulated: bool = False
+    """Those durations were seen where guests are emulated in software: not what servers take."""
     latency_premium: Share = Share(0.1, 0.1, 0.1)
     """By so much dearer a pool of latency-sensitive work may be on metal and still belongs there."""
     weights: dict[str, float] = {}

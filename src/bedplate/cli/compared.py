@@ -88,6 +88,8 @@ def _notes(c: Comparison) -> None:
         _paragraph("Nothing was simulated (--runs 0): availability, blast radius and agility are not known.")
         return
     known = ", ".join(c.calibrated) or "none"
+    if c.emulated:
+        known += " (under SOFTWARE EMULATION: not what servers take)"
     _paragraph(
         f"Simulated: {c.runs} histories of {c.years:g} year{'s' if c.years != 1 else ''} for each. Durations that you "
         f"measured: {known}; the others are the simulated world's own, seen in a lab under software emulation "

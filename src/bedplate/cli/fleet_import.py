@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bedplate.advise import deciding, fleet
+from bedplate.advise import calibrating, deciding, fleet
 from bedplate.advise.deciding import ALTERNATIVES
 from bedplate.advise.fleet import ClusterProfile, FleetError, Profile, ServerModel
 from bedplate.advise.importing import grouping, kubectl, lists, live
@@ -85,6 +85,27 @@ def _live(args: argparse.Namespace) -> tuple[list[Seen], list[str], tuple[Cluste
         items[word] = list(listing.get("items") or ())
     seen, remarks = live.servers(items["servers"])
     return seen, remarks, live.clusters(items["clusters"], items["nodepools"])
+
+
+def calibrate(args: argparse.Namespace, profile: Profile) -> int:
+    """Write the fleet's file with the durations that clusters took. Raises `UserError`."""
+    from bedplate.cli import watching
+    from bedplate.cli.session import Session
+
+    session = Session(args)
+    kind = session.kind("cluster")
+    told = [session.client.get(session.path(kind, name, "timeline")) for name in args.cluster]
+    found = calibrating.taken(told)
+    if not found:
+        raise UserError(f"the timelines of {', '.join(args.cluster)} tell of nothing that has ended; wait until Ready")
+    servers = watching.list_all(session.client, session.path(session.kind("servers")), {}).get("items") or ()
+    emulated = any((s.get("status") or {}).get("accelerator") == "tcg" for s in servers)
+    for name, t in found.items():
+        print(f"{name}: {t.range[0]:g} to {t.range[1]:g} s, seen {len(t.seconds)} times", file=sys.stderr)
+    if emulated:
+        print("guests are EMULATED in software here: these are not what servers take", file=sys.stderr)
+    print(output.as_yaml(fleet.write(calibrating.calibrated(profile, found, emulated=emulated))))
+    return 0
 
 
 def _text(name: str) -> str:

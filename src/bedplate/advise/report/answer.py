@@ -76,10 +76,11 @@ def _durations(c: Comparison) -> Html | None:
     if not c.runs:
         told = "Nothing was simulated: availability, recovery and agility are not known."
         return tag("p", tag("strong", told), class_="warning")
-    if not left:
+    if not left and not c.emulated:
         return None
     if c.calibrated:
-        told = f"You measured {and_(list(c.calibrated))}; the other {len(left)} durations are"
+        where = " under software emulation, which is not what servers take" if c.emulated else ""
+        told = f"You measured {and_(list(c.calibrated))}{where}; the other {len(left)} durations are"
     else:
         told = "No duration was measured by you: all are"
     told = f"{told} the simulated world's own, seen in a lab under software emulation."

@@ -10,13 +10,14 @@ Examples:
   bedplate fleet import --cluster db=db.json --nodes-are servers > fleet.yaml
   bedplate fleet import --from-live > fleet.yaml
   bedplate fleet check -f fleet.yaml
+  bedplate fleet calibrate -f fleet.yaml --cluster shop > calibrated.yaml    durations as this controller saw them
 """
 
 from __future__ import annotations
 
 import argparse
 
-from bedplate.cli.parsing import add_actions, add_connection, output_format
+from bedplate.cli.parsing import add_actions, add_connection, add_namespace, output_format
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +36,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--nodes-are", type=output_format("vms", "servers"), default="vms", metavar="WHAT",
                       help="vms or servers: what nodes of those clusters are (default: vms)")  # fmt: skip
     add_connection(make)
+    calibrate = actions.add_parser("calibrate", help="write the fleet's file with durations that a cluster took")
+    fleets.add_fleet(calibrate)
+    calibrate.add_argument("--cluster", metavar="NAME", action="append", required=True,
+                           help="whose timeline tells them; may be repeated")  # fmt: skip
+    add_namespace(calibrate)
+    add_connection(calibrate)
     check = actions.add_parser("check", help="say what is wrong with a fleet's file, or what it takes")
     fleets.add_fleet(check)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, or check."""
+    """Import, calibrate, or check."""
     from bedplate.cli import fleet_import, fleets
 
     if args.action == "import":
         return fleet_import.run(args)
     profile = fleets.load(args.filename)
+    if args.action == "calibrate":
+        return fleet_import.calibrate(args, profile)
     fleet_import.summarise(profile)
     return 0
