@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bootable_bmc import BootableBmc
+from bootable_bmc import ANOTHER, BootableBmc
 from redfish_rig import QUICK, SECRET, Clock, News, secret, throw
 from troublesome_bmc import SYSTEM, Drop, error
 
@@ -116,7 +116,7 @@ def on(result: StepResult) -> None:
 async def test_the_medium_is_booted_from_whatever_state(make: Make, power: str, under_manager: bool) -> None:
     bench = make(under_manager=under_manager)
     bench.bmc.power = power
-    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    bench.bmc.cd.update(Inserted=True, Image=ANOTHER)
     on(await bench.media())
     assert bench.bmc.booted == [URL]
     assert bench.bmc.cd["Image"] == URL
@@ -148,6 +148,41 @@ async def test_a_bmc_that_refuses_to_be_told_more_than_the_image_is_told_that(ma
     bench.bmc.image_only = True
     on(await bench.media())
     assert bench.bmc.booted == [URL]
+
+
+async def test_what_somebody_else_has_inserted_meanwhile_is_not_booted(make: Make) -> None:
+    bench = make()
+    bench.bmc.inserts_another = 2
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+async def test_a_drive_that_keeps_another_medium_fails_the_boot_and_the_power_is_left(make: Make) -> None:
+    bench = make()
+    bench.bmc.inserts_another = 1_000
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert "another medium is in it" in result.message
+    assert bench.bmc.orders == []
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["https://bmc.example/media/unguessable/ram.iso", "//10.0.0.1:7444/media/unguessable/ram.iso", "RAM.ISO", None],
+)
+async def test_bmcs_may_show_the_image_in_their_own_way(make: Make, shown: str | None) -> None:
+    bench = make()
+    bench.bmc.shows = lambda _url: shown
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+async def test_another_path_of_our_own_listener_is_another_medium(make: Make) -> None:
+    bench = make()
+    bench.bmc.shows = lambda url: url.replace("unguessable", "of-an-earlier-boot")
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert bench.bmc.orders == []
 
 
 @pytest.mark.parametrize("step", [BootMedia, BootDisk])
@@ -200,7 +235,7 @@ async def test_orders_that_are_carried_out_and_said_to_have_failed_do_no_harm(ma
 @pytest.mark.parametrize("first", range(1, 40, 3))
 async def test_killed_at_any_request_it_can_be_repeated(make: Make, first: int) -> None:
     bench = make()
-    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    bench.bmc.cd.update(Inserted=True, Image=ANOTHER)
     count, loop = itertools.count(1), asyncio.get_running_loop()
     killed = bench.driver()
     task = asyncio.create_task(bench.run(BootMedia(entry=bench.entry), driver=killed))

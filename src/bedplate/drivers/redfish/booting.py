@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.line import Line
@@ -97,8 +98,11 @@ class Booting:
                 if error.kind == "failed" and len(body) > 1:
                     body = {"Image": url}  # some refuse to be told more
             now = await self._get(path, until)
-            if now.get("Inserted") or (now.get("Image") and now.get("Inserted") is None):
+            if holds(now, url):
                 return
+            if now.get("Inserted"):  # somebody else's, or what the BMC kept: ours does not go in beside it
+                fault = BmcError("failed", "another medium is in it")
+                await self._eject(now, until)
             await self._control.wait(POLL_SECONDS, end)
         why = f": {fault.message}" if fault is not None else ""
         raise BmcError("failed", f"the medium is not in its drive after {INSERT_SECONDS:.0f} s{why}")
@@ -202,6 +206,23 @@ def boots_from(system: Json, target: Literal["Cd", "Hdd"]) -> bool:
     if target == "Cd":
         return source == "Cd" and enabled in {"Once", "Continuous"}
     return enabled == "Disabled" or source in {"None", "Hdd"}
+
+
+def holds(drive: Json, url: str) -> bool:
+    """Whether the medium of that URL is in the drive, as the drive was read back.
+
+    BMCs show the URL as they like: with another host, as a share (`//10.0.0.2/media/x/ram.iso`), by its name only, or
+    not at all, which is taken. An HTTP URL with another path is another medium.
+    """
+    shown = drive.get("Image")
+    if not isinstance(shown, str) or not shown:
+        return drive.get("Inserted") is True
+    if drive.get("Inserted", True) is False:
+        return False
+    ours, theirs = urlsplit(url).path, urlsplit(shown).path
+    if urlsplit(shown).scheme in {"http", "https"}:
+        return theirs == ours
+    return theirs.rpartition("/")[2].casefold() == ours.rpartition("/")[2].casefold()
 
 
 def _link(thing: object) -> str:
