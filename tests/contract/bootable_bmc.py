@@ -25,6 +25,8 @@ class BootableBmc(TroublesomeBmc):
         """False: as some boards, it boots a medium again and again that it was told to boot once."""
         self.shows: Callable[[str], str | None] = lambda url: url
         """What it shows as `Image` of a medium that was inserted by this URL."""
+        self.keeps: dict[str, str] = {}
+        """What of `Boot` stays as it is here, whatever it is told and replies."""
         self.inserts_another = 0
         """So many times somebody else is quicker: their medium is in the drive when ours is to go in."""
         system = self.resources[SYSTEM]
@@ -69,6 +71,7 @@ class BootableBmc(TroublesomeBmc):
             for name, value in json.loads(body).items():
                 found = self.resources[path].get(name)
                 self.resources[path][name] = {**found, **value} if isinstance(found, dict) else value
+            self.boot.update(self.keeps)
             return 204, {}, b""
         if method == "POST" and "/Actions/VirtualMedia." in path:
             self._check(headers)

@@ -185,6 +185,55 @@ async def test_another_path_of_our_own_listener_is_another_medium(make: Make) ->
     assert bench.bmc.orders == []
 
 
+async def test_a_server_that_boots_by_bios_is_told_to_boot_by_uefi(make: Make) -> None:
+    bench = make()
+    bench.bmc.boot["BootSourceOverrideMode"] = "Legacy"
+    count = itertools.count(1)
+    told: list[str] = []
+
+    def lose_the_first(method: str, path: str) -> None:
+        if method == "PATCH" and path == SYSTEM:
+            told.append(path)
+            if next(count) == 1:
+                raise error(500)
+
+    bench.bmc.trouble = lose_the_first
+    on(await bench.media())
+    assert len(told) > 1
+    assert bench.bmc.boot["BootSourceOverrideMode"] == "UEFI"
+    assert bench.bmc.booted == [URL]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BootSourceOverrideMode", "Legacy"),
+        ("BootSourceOverrideTarget", "Pxe"),
+        ("BootSourceOverrideEnabled", "Disabled"),
+    ],
+)
+async def test_an_override_that_reads_back_as_another_fails_the_boot_and_the_power_is_left(
+    make: Make, name: str, value: str
+) -> None:
+    bench = make()
+    bench.bmc.boot[name] = value
+    bench.bmc.keeps = {name: value}
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert f"{name.removeprefix('BootSourceOverride')} {value}" in result.message
+    assert bench.bmc.orders == []
+
+
+async def test_a_disk_for_good_is_booted_by_uefi(make: Make) -> None:
+    bench = make()
+    bench.bmc.boot.update(BootSourceOverrideEnabled="Continuous", BootSourceOverrideMode="Legacy")
+    bench.bmc.keeps = {"BootSourceOverrideEnabled": "Continuous"}
+    bench.bmc.boot["BootSourceOverrideTarget"] = "Cd"
+    on(await bench.disk())
+    assert bench.bmc.boot["BootSourceOverrideTarget"] == "Hdd"
+    assert bench.bmc.boot["BootSourceOverrideMode"] == "UEFI"
+
+
 @pytest.mark.parametrize("step", [BootMedia, BootDisk])
 async def test_a_server_that_was_not_switched_off_is_not_said_to_have_started(
     make: Make, step: type[BootMedia] | type[BootDisk]

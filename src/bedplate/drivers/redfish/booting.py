@@ -128,27 +128,32 @@ class Booting:
 
     async def _boot_from(self, system: Json, target: Literal["Cd", "Hdd"], until: float) -> None:
         """Cd: once. Hdd: no override any more, or for good where one can't be ended."""
-        boot = system.get("Boot")
+        read = _boot(system)
         wanted: Json = {"BootSourceOverrideEnabled": "Disabled"}
         if target == "Cd":
             wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "Cd"}
-            if isinstance(boot, dict) and "BootSourceOverrideMode" in boot:
-                wanted["BootSourceOverrideMode"] = "UEFI"
+            if _MODE in read:
+                wanted[_MODE] = "UEFI"
         path = _link(system)
         for _ in range(TRIES):
             try:
                 await self._line.patch(self._pool, path, {"Boot": wanted}, self._left(until))
             except BmcError as error:
-                if error.kind == "failed" and "BootSourceOverrideMode" in wanted:
-                    del wanted["BootSourceOverrideMode"]  # some take it, and refuse to be told what it is already
+                if error.kind == "failed" and _MODE in wanted:
+                    del wanted[_MODE]  # some take it, and refuse to be told what it is already
                 await self._pause(error, until)
-            read = await self._again(lambda s: self._line.system(self._pool, s), until)
+            read = _boot(await self._again(lambda s: self._line.system(self._pool, s), until))
             if boots_from(read, target):
                 return
             if target == "Hdd":  # in turns: a request may have been lost, or the BMC knows no such override
                 ended = "BootSourceOverrideTarget" in wanted
                 wanted = {"BootSourceOverrideEnabled": "Disabled"} if ended else dict(_DISK_FOR_GOOD)
-        raise BmcError("failed", f"it does not take that the next boot is from {target}")
+            if "BootSourceOverrideTarget" in wanted and not _by_uefi(read):
+                wanted[_MODE] = "UEFI"
+        now = ", ".join(
+            f"{name.removeprefix('BootSourceOverride')} {read.get(name)}" for name in (*_DISK_FOR_GOOD, _MODE)
+        )
+        raise BmcError("failed", f"it does not take that the next boot is from {target}: it reads {now}")
 
     async def _restart(self, until: float) -> Reading:
         """Off, as read back, then on: a restart by one order shows nothing that could be read back."""
@@ -192,20 +197,29 @@ class Booting:
 
 
 _DISK_FOR_GOOD: Json = {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Hdd"}
+_MODE = "BootSourceOverrideMode"
 
 
-def boots_from(system: Json, target: Literal["Cd", "Hdd"]) -> bool:
-    """Whether the next boot is from there, as the system was read back.
+def _boot(system: Json) -> Json:
+    boot = system.get("Boot")
+    return cast(Json, boot) if isinstance(boot, dict) else {}
+
+
+def boots_from(boot: Json, target: Literal["Cd", "Hdd"]) -> bool:
+    """Whether the next boot is from there, by UEFI, as the system's `Boot` was read back.
 
     `Continuous` is as good as `Once` for a medium, which is ejected before anything else is booted: some BMCs know
-    nothing else, such as sushy-tools' emulator.
+    nothing else, such as sushy-tools' emulator. Without an override the mode says nothing.
     """
-    boot = system.get("Boot")
-    now = cast(Json, boot) if isinstance(boot, dict) else {}
-    enabled, source = now.get("BootSourceOverrideEnabled"), now.get("BootSourceOverrideTarget")
+    enabled, source = boot.get("BootSourceOverrideEnabled"), boot.get("BootSourceOverrideTarget")
     if target == "Cd":
-        return source == "Cd" and enabled in {"Once", "Continuous"}
-    return enabled == "Disabled" or source in {"None", "Hdd"}
+        return source == "Cd" and enabled in {"Once", "Continuous"} and _by_uefi(boot)
+    return enabled == "Disabled" or source == "None" or (source == "Hdd" and _by_uefi(boot))
+
+
+def _by_uefi(boot: Json) -> bool:
+    """Not where it reads as the other mode; many do not tell, having no other."""
+    return boot.get(_MODE) != "Legacy"
 
 
 def holds(drive: Json, url: str) -> bool:
