@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bootable_bmc import ANOTHER, BootableBmc
 from redfish_rig import QUICK, SECRET, Clock, News, secret, throw
-from troublesome_bmc import SYSTEM, Drop, error
+from troublesome_bmc import SYSTEM, Drop, Hang, error
 
 from bedplate.drivers.redfish.driver import RedfishDriver
-from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
+from bedplate.model.blueprint import BmcRef, MetalEntry, Nic, ServerEntry
 from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
 from bedplate.model.inventory import BmcView
 from bedplate.model.steps import BmcStep, BootDisk, BootMedia, Done, Failed, PowerOff, PowerOn, StepResult, Ticket
@@ -34,6 +34,7 @@ class Netboot:
         self.why_not = why_not
         self.before: Callable[[], object] | None = None
         """Gives what is awaited while the medium is asked for."""
+        self.withdrawn: list[str] = []
 
     async def offer(self, entry: MetalEntry) -> str:
         if self.before is not None:
@@ -43,7 +44,7 @@ class Netboot:
         return URL
 
     async def withdraw(self, server: ServerName) -> None:
-        return
+        self.withdrawn.append(server)
 
 
 class Bench:
@@ -330,6 +331,38 @@ async def test_a_silent_bmc_ends_the_step_by_its_deadline(make: Make) -> None:
     bench.bmc.trouble = lambda _m, _p: throw(Drop())
     began = bench.clock()
     assert not isinstance(await bench.media(60), Done)
+    assert bench.clock() - began <= 60
+
+
+async def test_a_server_on_which_nothing_is_to_run_keeps_no_medium(make: Make) -> None:
+    bench = make()
+    on(await bench.media())
+    result = await bench.run(PowerOff(entry=bench.entry), 60)
+    assert isinstance(result, Done)
+    assert not bench.bmc.cd["Inserted"]
+    assert bench.netboot.withdrawn == ["m1"]
+    assert bench.bmc.booted == [URL]
+
+
+async def test_a_fence_leaves_the_drive_alone(make: Make) -> None:
+    bench = make()
+    on(await bench.media())
+    hypervisor = ServerEntry(server=bench.entry.server, standing="fence", since=0.0, bmc=bench.entry.bmc)
+    bench.bmc.requests.clear()
+    assert isinstance(await bench.run(PowerOff(entry=hypervisor), 60), Done)
+    assert bench.bmc.cd["Inserted"]
+    assert not [r for r in bench.bmc.requests if "VirtualMedia" in r]
+
+
+@pytest.mark.parametrize("fault", [error(500), Hang()])
+async def test_a_drive_that_can_not_be_emptied_takes_nothing_from_being_off(make: Make, fault: Exception) -> None:
+    bench = make()
+    on(await bench.media())
+    bench.bmc.trouble = lambda _m, path: throw(fault) if "VirtualMedia" in path else None
+    began = bench.clock()
+    result = await bench.run(PowerOff(entry=bench.entry), 60)
+    assert isinstance(result, Done)
+    assert bench.bmc.really() == "Off"
     assert bench.clock() - began <= 60
 
 

@@ -23,6 +23,8 @@ TRIES = 5
 CD = frozenset({"CD", "DVD"})
 INSERT_SECONDS = 120.0
 """For a BMC to have a medium inserted; some fetch all of it first."""
+EJECT_SECONDS = 20.0
+"""For emptying the drive of a server that is off: what waits for its power is told of it only then."""
 
 
 class Booting:
@@ -49,6 +51,12 @@ class Booting:
         await self._eject(await self._drive(system, until), until)
         await self._boot_from(system, "Hdd", until)
         return await self._restart(until)
+
+    async def clear(self, until: float) -> None:
+        """Take out what is in its drive; nothing is booted. Takes `EJECT_SECONDS` at most."""
+        until = min(until, self._line.clock() + EJECT_SECONDS)
+        system = await self._again(lambda s: self._line.system(self._pool, s), until)
+        await self._eject(await self._drive(system, until), until)
 
     # --- the drive ------------------------------------------------------------------------------------------------
 

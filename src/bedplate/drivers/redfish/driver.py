@@ -24,7 +24,7 @@ from bedplate.drivers.redfish.power import PowerControl, Reading
 from bedplate.drivers.redfish.session import Session
 from bedplate.drivers.redfish.states import Power
 from bedplate.drivers.redfish.wire import Limits
-from bedplate.model.blueprint import BmcRef
+from bedplate.model.blueprint import BmcRef, MetalEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import BmcView, Observation
 from bedplate.model.steps import (
@@ -41,6 +41,8 @@ from bedplate.model.steps import (
     Unknown,
 )
 from bedplate.ports import Netboot, NotOffered, Sink
+
+log = logging.getLogger("bedplate.redfish")
 
 PowerAction = Literal["on", "off", "cycle"]
 
@@ -119,7 +121,10 @@ class RedfishDriver:
                     reading = Reading(power="unknown", answered=False, error="its answer came too late")
                 return self._told(self._view(entry.server, reading))
             case PowerOff():
-                return self._off(entry.server, await control.off(end - _MARGIN), end)
+                result = self._off(entry.server, await control.off(end - _MARGIN), end)
+                if isinstance(result, Done) and isinstance(entry, MetalEntry):
+                    await self._cleared(entry.server, Booting(control, self._steps, self._limits), end)
+                return result
             case PowerOn():
                 if busy := self._taken(control):
                     return busy
@@ -149,6 +154,16 @@ class RedfishDriver:
                 return Unknown(message=f"{server}: {error.message}; time is over")
             reason = {"settings": "BmcSettings", "unreachable": "BmcUnreachable"}.get(error.kind, "BootFailed")
             return Failed(reason=reason, message=f"{server}: {error.message}")
+
+    async def _cleared(self, server: ServerName, booting: Booting, end: float) -> None:
+        """Nothing is to run on a bare server: what it booted from is taken out and given out no more. Its being off is
+        what counts, so it is no fault where that can't be done: the next boot ejects it."""
+        if self._netboot is not None:
+            await self._netboot.withdraw(server)
+        try:
+            await booting.clear(end - _MARGIN)
+        except BmcError as error:
+            log.info("%s is off; its drive was not emptied: %s", server, error.message)
 
     def _on(self, server: ServerName, r: Reading, end: float) -> StepResult:
         if self._clock() > end:
