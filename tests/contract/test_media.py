@@ -26,7 +26,7 @@ from bedplate.agent.enrol import enrol, tls_context
 from bedplate.agent.state import AgentState
 from bedplate.drivers.agents.authority import TOKEN_SECONDS
 from bedplate.drivers.agents.server import AgentServer
-from bedplate.drivers.netboot.media import BOOT_SECONDS, Media, Medium
+from bedplate.drivers.netboot.media import BOOT_SECONDS, OFFERS, Media, Medium
 from bedplate.model.agent_protocol import CONTROLLER_NAME, WEBSOCKET_PATH, FromController, Hello, Welcome
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
 from bedplate.model.ids import Epoch, ServerName, StoreId
@@ -48,19 +48,29 @@ class Site:
         self.file = folder / "ram-1.iso"
         self.file.write_bytes(self.built)
         self.now = time.time()
-        self.media = Media(
-            self._find, self._enrol, lambda: f"https://{self.agents.addresses[0]}", clock=lambda: self.now
-        )
+        self.secrets = MemorySecrets()
+        self._begin("127.0.0.1:0")
+
+    def _begin(self, address: str) -> None:
+        where = lambda: f"https://{self.agents.addresses[0]}"  # noqa: E731
+        self.media = Media(self.secrets, self._find, self._enrol, where, clock=lambda: self.now)
         self.agents = AgentServer(
-            listen=["127.0.0.1:0"],
+            listen=[address],
             store=StoreId("s"),
             epoch=lambda: Epoch(1),
-            secrets=MemorySecrets(),
+            secrets=self.secrets,
             sink=lambda source, observations, *, full=False: None,
             images=FileImages({}),
             pools_for=lambda _: (),
             media=self.media,
         )
+
+    async def restart(self) -> None:
+        """Another process takes over where this one ends."""
+        address = self.agents.addresses[0]
+        await self.agents.stop()
+        self._begin(address)
+        await self.agents.start()
 
     def _find(self) -> Medium | None:
         return Medium(self.file, OFFSET) if self.file.exists() else None
@@ -219,6 +229,41 @@ async def test_a_medium_is_given_out_as_long_as_its_token_is_good(site: Site) ->
     assert (await site.ask(url, "HEAD"))[0].status == 200
     site.now += 1
     assert (await site.ask(url, "HEAD"))[0].status == 404
+
+
+async def test_a_restarted_controller_goes_on_giving_out_the_same_medium(site: Site) -> None:
+    url = await site.media.offer(entry())
+    _, before = await site.ask(url, wanted=f"bytes=0-{OFFSET - 1}")
+    await site.restart()
+    response, after = await site.ask(url, wanted=f"bytes={OFFSET}-")
+    assert response.status == 206
+    assert (before + after)[:OFFSET] == site.built[:OFFSET]
+    told = read_settings(after[:SETTINGS_SIZE])
+    assert (told.run, told.enrol.server) == (1, "m1")
+    await site.restart()
+    assert (await site.settings(url)) == told
+    await site.come_up(told)
+    await site.restart()
+    assert (await site.ask(url))[0].status == 404
+
+
+async def test_a_restarted_controller_offers_what_nobody_has_read_and_nothing_else(site: Site) -> None:
+    url = await site.media.offer(entry())
+    await site.restart()
+    assert await site.media.offer(entry()) == url
+    await site.settings(url)
+    await site.restart()
+    assert await site.media.offer(entry()) != url
+
+
+async def test_what_is_over_is_kept_nowhere(site: Site) -> None:
+    for server in ("m1", "m2", "m3"):
+        await site.media.offer(entry(server))
+    await site.media.withdraw(ServerName("m1"))
+    assert site.secrets.list_secrets(OFFERS) == [f"{OFFERS}m2", f"{OFFERS}m3"]
+    site.now += TOKEN_SECONDS
+    await site.media.offer(entry("m4"))
+    assert site.secrets.list_secrets(OFFERS) == [f"{OFFERS}m4"]
 
 
 async def test_no_boot_begins_with_a_token_that_ends_soon(site: Site) -> None:

@@ -134,7 +134,7 @@ class Process:
         # Nobody waits for a random seed: jitter only has to differ between stores.
         policy = Policy(joins_at_once=1) if slow else Policy()
         self._engine = Engine(policy, seed=_seed(store.id), checker=Checker())
-        self._media = media = Media(_ram_system, self._enrol_bare, lambda: self.media_url)
+        self._media = media = Media(store, _ram_system, self._enrol_bare, lambda: self.media_url)
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,
