@@ -161,7 +161,7 @@ def _write(
         return None
     truth.overwriting(world, server, disk)
     _forget(world, server, disk)
-    disk.machine, disk.whole, disk.content = m, False, m.uid
+    disk.machine = m
     yield durations.draw(durations.ranges.write)
     if disk.machine is not m:
         return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
@@ -182,7 +182,7 @@ def _forget(world: World, server: SimServer, disk: SimDisk) -> None:
     if disk.machine is not None:
         world.drop_domain(server, disk.machine.uid)
         world.drop_volume(server, disk.machine.uid)
-    disk.machine, disk.whole, disk.content = None, False, ""
+    disk.wipe()
 
 
 def _erase(world: World, server: SimServer, step: EraseDisks) -> None:
