@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
+from bedplate.drivers.redfish import quirks
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.line import Line
 from bedplate.drivers.redfish.power import POLL_SECONDS, PowerControl, Reading
@@ -79,8 +80,9 @@ class Booting:
         raise BmcError("failed", "it has no virtual CD drive, or no licence for one; servers are booted by it")
 
     async def _managers(self, system: Json, until: float) -> list[Json]:
-        links = system.get("Links")
-        managed = _list(links.get("ManagedBy")) if isinstance(links, dict) else []
+        found = system.get("Links")
+        links = cast(Json, found) if isinstance(found, dict) else {}
+        managed = _list(links.get("ManagedBy")) or _list(links.get("Managers"))  # some name them so
         return [await self._get(path, until) for m in managed if (path := _link(m))]
 
     async def _insert(self, drive: Json, url: str, until: float) -> None:
@@ -103,8 +105,10 @@ class Booting:
                 fault = None
             except BmcError as error:
                 fault = error
-                if error.kind == "failed" and len(body) > 1:
-                    body = {"Image": url}  # some refuse to be told more
+                if wanted := {n: v for n, v in _described(url).items() if n in error.wants and n not in body}:
+                    body |= wanted
+                elif error.kind == "failed":  # some refuse to be told more than they need
+                    body = {n: v for n, v in body.items() if n not in {"Inserted", "WriteProtected"}}
             now = await self._get(path, until)
             if holds(now, url):
                 return
@@ -136,21 +140,27 @@ class Booting:
 
     async def _boot_from(self, system: Json, target: Literal["Cd", "Hdd"], until: float) -> None:
         """Cd: once. Hdd: no override any more, or for good where one can't be ended."""
-        read = _boot(system)
+        pending = await self._pending(system, until)
+
+        async def look() -> Json:
+            if pending:
+                return _boot(await self._get(pending, until))
+            return _boot(await self._again(lambda s: self._line.system(self._pool, s), until))
+
+        read = await look() if pending else _boot(system)
         wanted: Json = {"BootSourceOverrideEnabled": "Disabled"}
         if target == "Cd":
-            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "Cd"}
+            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": quirks.boots_media_by(system)}
             if _MODE in read:
                 wanted[_MODE] = "UEFI"
-        path = _link(system)
         for _ in range(TRIES):
             try:
-                await self._line.patch(self._pool, path, {"Boot": wanted}, self._left(until))
+                await self._line.patch(self._pool, pending or _link(system), {"Boot": wanted}, self._left(until))
             except BmcError as error:
                 if error.kind == "failed" and _MODE in wanted:
                     del wanted[_MODE]  # some take it, and refuse to be told what it is already
                 await self._pause(error, until)
-            read = _boot(await self._again(lambda s: self._line.system(self._pool, s), until))
+            read = await look()
             if boots_from(read, target):
                 return
             if target == "Hdd":  # in turns: a request may have been lost, or the BMC knows no such override
@@ -158,10 +168,24 @@ class Booting:
                 wanted = {"BootSourceOverrideEnabled": "Disabled"} if ended else dict(_DISK_FOR_GOOD)
             if "BootSourceOverrideTarget" in wanted and not _by_uefi(read):
                 wanted[_MODE] = "UEFI"
-        now = ", ".join(
-            f"{name.removeprefix('BootSourceOverride')} {read.get(name)}" for name in (*_DISK_FOR_GOOD, _MODE)
-        )
+        told = (*_DISK_FOR_GOOD, _MODE)
+        now = ", ".join(f"{name.removeprefix('BootSourceOverride')} {read.get(name)}" for name in told)
         raise BmcError("failed", f"it does not take that the next boot is from {target}: it reads {now}")
+
+    async def _pending(self, system: Json, until: float) -> str:
+        """Path of the settings that wait for the next start, where it is these that take the override (Nokia's, by
+        sushy's samples); empty where it is the system itself."""
+        settings = system.get("@Redfish.Settings")
+        path = _link(cast(Json, settings).get("SettingsObject")) if isinstance(settings, dict) else ""
+        if not path:
+            return ""
+        try:
+            found = await self._get(path, until)
+        except BmcError as error:
+            if error.kind in {"missing", "forbidden"}:
+                return ""
+            raise
+        return path if "BootSourceOverrideTarget" in _boot(found) else ""
 
     async def _restart(self, until: float) -> Reading:
         """Off, as read back, then on: a restart by one order shows nothing that could be read back."""
@@ -221,13 +245,18 @@ def boots_from(boot: Json, target: Literal["Cd", "Hdd"]) -> bool:
     """
     enabled, source = boot.get("BootSourceOverrideEnabled"), boot.get("BootSourceOverrideTarget")
     if target == "Cd":
-        return source == "Cd" and enabled in {"Once", "Continuous"} and _by_uefi(boot)
+        return source in {"Cd", "UsbCd"} and enabled in {"Once", "Continuous"} and _by_uefi(boot)
     return enabled == "Disabled" or source == "None" or (source == "Hdd" and _by_uefi(boot))
 
 
 def _by_uefi(boot: Json) -> bool:
     """Not where it reads as the other mode; many do not tell, having no other."""
     return boot.get(_MODE) != "Legacy"
+
+
+def _described(url: str) -> Json:
+    """What a BMC may want to be told of a medium beside its URL."""
+    return {**quirks.WANTED, "TransferProtocolType": urlsplit(url).scheme.upper()}
 
 
 def holds(drive: Json, url: str) -> bool:
