@@ -47,6 +47,12 @@ def order(server: SimServer, step: BootMedia | BootDisk) -> None:
     bare.once = bare.media > 0
 
 
+def eject(server: SimServer) -> None:
+    """Its drive is emptied."""
+    if server.bare is not None and not server.bmc.deaf:
+        server.bare.media, server.bare.once = 0, False
+
+
 def came_up(world: World, server: SimServer) -> None:
     """Its firmware is through: the medium, if it is to be booted, else what is on its disk, else nothing."""
     bare = server.bare
