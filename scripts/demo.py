@@ -6,13 +6,10 @@ Run by `make demo`. `--keep` (or `make demo KEEP=1`) leaves the lab running, to 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import time
-from pathlib import Path
 
-from showing import bedplate, run, say, tell_phases
+from showing import KEEP, Kubectl, bedplate, lab, say
 
 TIMELINE: list[str] = []
 """The cluster's, told before it is deleted and shown at the end."""
@@ -64,24 +61,11 @@ def answers(kubectl: list[str], wanted: int) -> set[str]:
 def main() -> None:
     """The whole demonstration; ends with the time that each phase took."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", default=os.environ.get("KEEP", "") not in {"", "0"})
+    parser.add_argument("--keep", action="store_true", default=KEEP)
     keep = parser.parse_args().keep
-    began = time.monotonic()
-    say("A Kubernetes release and a node image (built on the first run, then cached)")
-    bedplate("release", "build", "1.35.3", phase="release")
-    bedplate("image", "build", "--release", "1.35.3", phase="node image")
-    try:
-        say("Three hypervisors, and the controller")
-        bedplate("lab", "up", "--hypervisors", "3", phase="lab")
+    with lab("Three hypervisors, and the controller", "--hypervisors", "3", keep=keep):
         bedplate("get", "servers")
         cluster()
-    finally:
-        if keep:
-            say("The lab goes on. Try: bedplate get machines; bedplate lab down ends it")
-        else:
-            say("Taking it all down")
-            bedplate("lab", "down", phase="lab down")
-    tell_phases(time.monotonic() - began)
     if TIMELINE:
         say("Where the cluster's time went, from apply to Ready")
         print("\n".join(TIMELINE))
@@ -95,22 +79,15 @@ def cluster() -> None:
     TIMELINE.append(bedplate("timeline", "cluster/demo", show=False))
     bedplate("get", "machines", "-o", "wide")
     say("kubectl talks to it")
-    kubeconfig = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.kubeconfig")
-    bedplate("kubeconfig", "demo", "-o", kubeconfig)
-    try:
-        release = json.loads(bedplate("release", "path", "1.35.3", "-o", "json", show=False))
-        kubectl = [release["kubectl"], "--kubeconfig", kubeconfig]
-        run(*kubectl, "get", "nodes", "-o", "wide", patient=True)
-        workload = WORKLOAD.replace("IMAGE", release["agnhost"])
-        run(*kubectl, "apply", "-f", "-", stdin=workload, patient=True)
-        run(*kubectl, "rollout", "status", "deployment/hello", "--timeout=600s", phase="two pods Ready", patient=True)
-        pods = answers(kubectl, 2)
+    with Kubectl() as kubectl:
+        kubectl("get", "nodes", "-o", "wide")
+        kubectl.apply(WORKLOAD)
+        kubectl("rollout", "status", "deployment/hello", "--timeout=600s", phase="two pods Ready")
+        pods = answers(kubectl.argv, 2)
         print(f"The Service answers from {len(pods)} pods: {', '.join(sorted(pods))}")
         if len(pods) < 2:
             raise SystemExit("demo: the Service did not answer from two pods")
-        run(*kubectl, "get", "pods", "-o", "wide", patient=True)
-    finally:
-        Path(kubeconfig).unlink(missing_ok=True)
+        kubectl("get", "pods", "-o", "wide")
     say("And take it away again")
     bedplate("delete", "cluster", "demo", "--wait", phase="delete")
 

@@ -7,15 +7,13 @@ Three hypervisors with BMCs, a Kubernetes cluster on a shared disk pool, a State
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from showing import bedplate, run, say, tell_phases
+from showing import Kubectl, bedplate, lab, say, shown
 
 WORKLOAD = """
 apiVersion: v1
@@ -80,28 +78,14 @@ class Clock:
 
 def main() -> None:
     """The whole demonstration; ends with the time that each phase took."""
-    began = time.monotonic()
-    say("A Kubernetes release and a node image (built on the first run, then cached)")
-    bedplate("release", "build", "1.35.3", phase="release")
-    bedplate("image", "build", "--release", "1.35.3", phase="node image")
-    keep = os.environ.get("KEEP", "") not in {"", "0"}
-    try:
-        say("Three hypervisors with BMCs, and the controller")
-        bedplate("lab", "up", "--hypervisors", "3", phase="lab")
+    with lab("Three hypervisors with BMCs, and the controller", "--hypervisors", "3"):
         say("A cluster on the shared disk pool")
         bedplate("apply", "-f", "examples/demo.yaml", "--wait", "--timeout", "2400", phase="cluster Ready")
         with Kubectl() as kubectl:
             kubectl.apply(WORKLOAD)
-            kubectl("rollout", "status", "statefulset/store", "--timeout=600s", phase="pod Ready", patient=True)
+            kubectl("rollout", "status", "statefulset/store", "--timeout=600s", phase="pod Ready")
             power_cut(kubectl)
             maintenance(kubectl)
-    finally:
-        if keep:
-            say("The lab goes on. Try: bedplate get machines; bedplate lab down ends it")
-        else:
-            say("Taking it all down")
-            bedplate("lab", "down", phase="lab down")
-    tell_phases(time.monotonic() - began)
 
 
 # --- the server dies ----------------------------------------------------------------------------------------------
@@ -109,11 +93,11 @@ def main() -> None:
 
 def power_cut(kubectl: Kubectl) -> None:
     """Cut the power of the server under the stateful pod and tell what follows."""
-    node = kubectl.pod()["spec"]["nodeName"]
+    node = stateful(kubectl)["spec"]["nodeName"]
     server = machine(node)["spec"]["server"]
     say(f"The power of {server} is cut: it runs {node}, which runs the pod store-0")
     bedplate("get", "machines")
-    old = kubectl.pod()["metadata"]["uid"]
+    old = stateful(kubectl)["metadata"]["uid"]
     clock = Clock()
     bedplate("lab", "fault", "power-off", server)
     clock.mark("the power is cut")
@@ -121,8 +105,8 @@ def power_cut(kubectl: Kubectl) -> None:
         (f"{server} is suspect: its agent is not heard of", lambda: phase(server) in {"Suspect", "Fencing", "Dead"}),
         (f"{server} is dead: its power was read back as off", lambda: phase(server) == "Dead"),
         ("its machine has a new server", lambda: machine(node)["spec"]["server"] != server),
-        ("the old pod is gone from the dead node", lambda: kubectl.pod().get("metadata", {}).get("uid") != old),
-        ("the pod is Ready on another node", lambda: is_elsewhere(kubectl.pod(), node)),
+        ("the old pod is gone from the dead node", lambda: stateful(kubectl).get("metadata", {}).get("uid") != old),
+        ("the pod is Ready on another node", lambda: is_elsewhere(stateful(kubectl), node)),
         ("the machine's node is Ready again, on another server", lambda: back_elsewhere(node, server)),
     ]
     end = time.monotonic() + 900
@@ -146,7 +130,7 @@ def power_cut(kubectl: Kubectl) -> None:
 
 def maintenance(kubectl: Kubectl) -> None:
     """Empty a server live while a client asks the Service all the time; beside it a control run without any move."""
-    node = kubectl.pod()["spec"]["nodeName"]
+    node = stateful(kubectl)["spec"]["nodeName"]
     at = machine(node)
     server, address = at["spec"]["server"], at["spec"]["address"]
     client = next(s for s in servers() if s != server)
@@ -181,32 +165,11 @@ def start_asking(server: str, address: str, seconds: int) -> subprocess.Popen[st
 # --- looking ------------------------------------------------------------------------------------------------------
 
 
-class Kubectl:
-    """The cluster's own API, as its users see it."""
-
-    def __enter__(self) -> Kubectl:
-        self._path = Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.kubeconfig"
-        bedplate("kubeconfig", "demo", "-o", str(self._path))
-        release = json.loads(bedplate("release", "path", "1.35.3", "-o", "json", show=False))
-        self._argv = [release["kubectl"], "--kubeconfig", str(self._path)]
-        self._image = release["agnhost"]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
-
-    def __call__(self, *argv: str, **kwargs: Any) -> str:
-        return run(*self._argv, *argv, **kwargs)
-
-    def apply(self, manifest: str) -> None:
-        """Declare the workload with the image that the nodes have."""
-        run(*self._argv, "apply", "-f", "-", stdin=manifest.replace("IMAGE", self._image), patient=True)
-
-    def pod(self) -> dict[str, Any]:
-        """The stateful pod; empty where there is none, or while the API does not answer."""
-        argv = [*self._argv, "get", "pod", "store-0", "-o", "json", "--request-timeout=10s"]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+def stateful(kubectl: Kubectl) -> dict[str, Any]:
+    """The stateful pod; empty where there is none, or while the API does not answer."""
+    argv = [*kubectl.argv, "get", "pod", "store-0", "-o", "json", "--request-timeout=10s"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
 
 
 def is_ready(pod: dict[str, Any]) -> bool:
@@ -218,11 +181,6 @@ def is_ready(pod: dict[str, Any]) -> bool:
 def is_elsewhere(pod: dict[str, Any], node: str) -> bool:
     """The pod is Ready on another node than that."""
     return is_ready(pod) and pod["spec"]["nodeName"] != node
-
-
-def shown(kind: str, name: str) -> dict[str, Any]:
-    """One object."""
-    return dict(json.loads(bedplate("get", kind, name, "-o", "json", show=False)))
 
 
 def machine(name: str) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
-from showing import bedplate, run, say, tell_phases
+from showing import Kubectl, bedplate, lab, say, shown, temporary
 
 SERVERS = int(os.environ.get("SERVERS", "3"))
 WORKLOAD = """
@@ -36,25 +35,11 @@ spec:
 
 def main() -> None:
     """The whole demonstration; ends with the time that each phase took."""
-    began = time.monotonic()
-    say("A Kubernetes release, a node image and the RAM system (built on the first run, then cached)")
-    bedplate("release", "build", "1.35.3", phase="release")
-    bedplate("image", "build", "--release", "1.35.3", phase="node image")
-    bedplate("image", "build", "--ram", phase="RAM system")
-    keep = os.environ.get("KEEP", "") not in {"", "0"}
-    try:
-        say(f"Two hypervisors, {SERVERS} blank servers behind their BMCs, and the controller")
-        bedplate("lab", "up", "--hypervisors", "2", "--servers", str(SERVERS), phase="lab")
+    headline = f"Two hypervisors, {SERVERS} blank servers behind their BMCs, and the controller"
+    with lab(headline, "--hypervisors", "2", "--servers", str(SERVERS), ram=True, look="servers"):
         names = rack()
         cluster()
         give_back(names)
-    finally:
-        if keep:
-            say("The lab goes on. Try: bedplate get servers; bedplate lab down ends it")
-        else:
-            say("Taking it all down")
-            bedplate("lab", "down", phase="lab down")
-    tell_phases(time.monotonic() - began)
 
 
 def rack() -> list[str]:
@@ -63,7 +48,7 @@ def rack() -> list[str]:
     found = json.loads(bedplate("lab", "status", "-o", "json", show=False))["servers"]
     lines = ["name,bmc,credentials,failureDomain.rack"]
     lines += [f"{s['name']},{s['bmc_address']},lab-bmc,r{n}" for n, s in enumerate(found, 1)]
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.csv"
+    path = temporary("csv")
     path.write_text("\n".join(lines) + "\n")
     try:
         bedplate("server", "add", "-f", str(path))
@@ -86,17 +71,11 @@ def cluster() -> None:
     bedplate("apply", "-f", "examples/demo-metal.yaml", "--wait", "--timeout", "3000", phase="apply to Ready")
     bedplate("get", "machines", "-o", "wide")
     bedplate("get", "servers")
-    kubeconfig = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.kubeconfig")
-    bedplate("kubeconfig", "demo", "-o", kubeconfig)
-    try:
-        release = json.loads(bedplate("release", "path", "1.35.3", "-o", "json", show=False))
-        kubectl = [release["kubectl"], "--kubeconfig", kubeconfig]
-        run(*kubectl, "get", "nodes", "-o", "wide", patient=True)
-        run(*kubectl, "apply", "-f", "-", stdin=WORKLOAD.replace("IMAGE", release["agnhost"]), patient=True)
-        run(*kubectl, "rollout", "status", "daemonset/hello", "--timeout=900s", phase="a pod on both", patient=True)
-        run(*kubectl, "get", "pods", "-o", "wide", patient=True)
-    finally:
-        Path(kubeconfig).unlink(missing_ok=True)
+    with Kubectl() as kubectl:
+        kubectl("get", "nodes", "-o", "wide")
+        kubectl.apply(WORKLOAD)
+        kubectl("rollout", "status", "daemonset/hello", "--timeout=900s", phase="a pod on both")
+        kubectl("get", "pods", "-o", "wide")
 
 
 def give_back(names: list[str]) -> None:
@@ -123,7 +102,7 @@ def give_back(names: list[str]) -> None:
 
 def server(name: str) -> dict[str, Any]:
     """One server."""
-    return dict(json.loads(bedplate("get", "server", name, "-o", "json", show=False)))
+    return shown("server", name)
 
 
 if __name__ == "__main__":

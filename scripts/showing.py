@@ -1,13 +1,20 @@
-"""What the demonstrations have in common: commands shown as a user types them, run, and timed."""
+"""What the demonstrations have in common: commands shown as a user types them, run, and timed; a lab; its cluster."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 BEDPLATE = [str(Path(sys.executable).parent / "bedplate")]
+RELEASE = "1.35.3"
+KEEP = os.environ.get("KEEP", "") not in {"", "0"}
 PHASES: list[tuple[str, float]] = []
 
 
@@ -52,3 +59,62 @@ def tell_phases(in_all: float) -> None:
     for name, seconds in PHASES:
         print(f"  {name:<34}{seconds:8.1f} s")
     print(f"  {'in all':<34}{in_all:8.1f} s")
+
+
+def shown(kind: str, name: str) -> dict[str, Any]:
+    """One object."""
+    return dict(json.loads(bedplate("get", kind, name, "-o", "json", show=False)))
+
+
+@contextlib.contextmanager
+def lab(headline: str, *options: str, ram: bool = False, keep: bool = KEEP, look: str = "machines") -> Iterator[None]:
+    """A lab with what it is to run, taken down at the end unless it is kept; then the time that each phase took.
+
+    `ram`: bare servers are to be booted. `look`: what one may look at in a lab that goes on.
+    """
+    began = time.monotonic()
+    built = "A Kubernetes release, a node image and the RAM system" if ram else "A Kubernetes release and a node image"
+    say(f"{built} (built on the first run, then cached)")
+    bedplate("release", "build", RELEASE, phase="release")
+    bedplate("image", "build", "--release", RELEASE, phase="node image")
+    if ram:
+        bedplate("image", "build", "--ram", phase="RAM system")
+    try:
+        say(headline)
+        bedplate("lab", "up", *options, phase="lab")
+        yield
+    finally:
+        if keep:
+            say(f"The lab goes on. Try: bedplate get {look}; bedplate lab down ends it")
+        else:
+            say("Taking it all down")
+            bedplate("lab", "down", phase="lab down")
+    tell_phases(time.monotonic() - began)
+
+
+def temporary(ending: str) -> Path:
+    """A file of this demonstration's own; not made."""
+    return Path(os.environ.get("TMPDIR", "/tmp")) / f"bedplate-demo-{os.getpid()}.{ending}"
+
+
+class Kubectl:
+    """The API of the cluster `demo`, as its users see it."""
+
+    def __enter__(self) -> Kubectl:
+        self._path = temporary("kubeconfig")
+        bedplate("kubeconfig", "demo", "-o", str(self._path))
+        release = json.loads(bedplate("release", "path", RELEASE, "-o", "json", show=False))
+        self.argv = [release["kubectl"], "--kubeconfig", str(self._path)]
+        self._image = release["agnhost"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def __call__(self, *argv: str, phase: str = "") -> None:
+        """Run kubectl, and again where it fails."""
+        run(*self.argv, *argv, phase=phase, patient=True)
+
+    def apply(self, manifest: str) -> None:
+        """Declare the workload with the image that the nodes have."""
+        run(*self.argv, "apply", "-f", "-", stdin=manifest.replace("IMAGE", self._image), patient=True)

@@ -90,7 +90,11 @@ class MediaFile(Protocol):
 
 
 class MediaSource(Protocol):
-    """Gives media by the path that whoever may have one was told."""
+    """Gives media by the path that whoever may have one was told, as long as its one-time token is good."""
+
+    async def arrived(self, server: ServerName, run: int) -> None:
+        """Boot `run` of this server's RAM system has come up: what it booted from is given to nobody any more."""
+        ...
 
     def open(self, path: str) -> MediaFile | None:
         """The medium of that path, or None. Blocking; raises `OSError`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from troublesome_bmc import SYSTEM, TroublesomeBmc, error
 
 MANAGER = "/redfish/v1/Managers/1"
+ANOTHER = "http://somebody/else.iso"
 
 
 class BootableBmc(TroublesomeBmc):
@@ -21,6 +23,12 @@ class BootableBmc(TroublesomeBmc):
         """It refuses all that InsertMedia may be told but the image."""
         self.forgets_once = True
         """False: as some boards, it boots a medium again and again that it was told to boot once."""
+        self.shows: Callable[[str], str | None] = lambda url: url
+        """What it shows as `Image` of a medium that was inserted by this URL."""
+        self.keeps: dict[str, str] = {}
+        """What of `Boot` stays as it is here, whatever it is told and replies."""
+        self.inserts_another = 0
+        """So many times somebody else is quicker: their medium is in the drive when ours is to go in."""
         system = self.resources[SYSTEM]
         system["Boot"] = {
             "BootSourceOverrideEnabled": "Disabled",
@@ -63,18 +71,26 @@ class BootableBmc(TroublesomeBmc):
             for name, value in json.loads(body).items():
                 found = self.resources[path].get(name)
                 self.resources[path][name] = {**found, **value} if isinstance(found, dict) else value
+            self.boot.update(self.keeps)
             return 204, {}, b""
         if method == "POST" and "/Actions/VirtualMedia." in path:
             self._check(headers)
             drive, _, action = path.partition("/Actions/VirtualMedia.")
             self._change(self.resources[drive], action, json.loads(body or b"{}"))
             return 204, {}, b""
+        if method == "GET" and path == f"{self.media}/Cd" and self.cd["Image"]:
+            self._check(headers)
+            shown = {**self.cd, "@odata.id": path, "Image": self.shows(self.cd["Image"])}
+            return 200, {}, json.dumps(shown).encode()
         return super()._answer(method, path, headers, body)
 
     def _change(self, drive: dict[str, Any], action: str, told: dict[str, Any]) -> None:
         if action == "EjectMedia":
             drive.update(Inserted=False, Image=None)
             return
+        if self.inserts_another:
+            self.inserts_another -= 1
+            drive.update(Inserted=True, Image=ANOTHER)
         if drive["Inserted"]:
             raise error(409, "Base.1.8.ResourceInUse")
         if self.image_only and set(told) != {"Image"}:

@@ -8,21 +8,29 @@ import shutil
 import ssl
 import sys
 import tempfile
+import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import connect
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from memory_store import FileImages, MemorySecrets
 
+from bedplate.agent.enrol import enrol, tls_context
+from bedplate.agent.state import AgentState
+from bedplate.drivers.agents.authority import TOKEN_SECONDS
 from bedplate.drivers.agents.server import AgentServer
-from bedplate.drivers.netboot.media import Media, Medium
+from bedplate.drivers.netboot.media import BOOT_SECONDS, OFFERS, Media, Medium
+from bedplate.model.agent_protocol import CONTROLLER_NAME, WEBSOCKET_PATH, FromController, Hello, Welcome
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
 from bedplate.model.ids import Epoch, ServerName, StoreId
+from bedplate.model.inventory import ServerView
 from bedplate.model.metal_protocol import SETTINGS_MAGIC, SETTINGS_SIZE, RamSettings, read_settings
 from bedplate.ports import NotOffered
 
@@ -39,17 +47,30 @@ class Site:
         self.built = os.urandom(OFFSET) + blank + os.urandom(SIZE - OFFSET - SETTINGS_SIZE)
         self.file = folder / "ram-1.iso"
         self.file.write_bytes(self.built)
-        self.media = Media(self._find, self._enrol, lambda: f"https://{self.agents.addresses[0]}")
+        self.now = time.time()
+        self.secrets = MemorySecrets()
+        self._begin("127.0.0.1:0")
+
+    def _begin(self, address: str) -> None:
+        where = lambda: f"https://{self.agents.addresses[0]}"  # noqa: E731
+        self.media = Media(self.secrets, self._find, self._enrol, where, clock=lambda: self.now)
         self.agents = AgentServer(
-            listen=["127.0.0.1:0"],
+            listen=[address],
             store=StoreId("s"),
             epoch=lambda: Epoch(1),
-            secrets=MemorySecrets(),
+            secrets=self.secrets,
             sink=lambda source, observations, *, full=False: None,
             images=FileImages({}),
             pools_for=lambda _: (),
             media=self.media,
         )
+
+    async def restart(self) -> None:
+        """Another process takes over where this one ends."""
+        address = self.agents.addresses[0]
+        await self.agents.stop()
+        self._begin(address)
+        await self.agents.start()
 
     def _find(self) -> Medium | None:
         return Medium(self.file, OFFSET) if self.file.exists() else None
@@ -76,6 +97,18 @@ class Site:
                 connection.close()
 
         return await to_thread(request)
+
+    async def come_up(self, told: RamSettings) -> None:
+        """As the RAM system that was booted with these settings: it enrols, says which boot it is, and goes."""
+        file = msgspec.structs.replace(told.enrol, controller=self.agents.addresses[0])
+        state = AgentState(Path(tempfile.mkdtemp(dir=self.folder)))
+        identity = await to_thread(enrol, state, file, "board")
+        view = ServerView(server=identity.server, connected=True, system="ram", run=told.run, host_uuid="board")
+        context = tls_context(file.ca, state)
+        uri = f"wss://{identity.controller}{WEBSOCKET_PATH}"
+        async with connect(uri, ssl=context, server_hostname=CONTROLLER_NAME, proxy=None, compression=None) as link:
+            await link.send(msgspec.msgpack.encode(Hello(server=view)))
+            assert isinstance(msgspec.msgpack.decode(await link.recv(), type=FromController), Welcome)
 
     async def settings(self, url: str) -> RamSettings:
         _, body = await self.ask(url)
@@ -188,6 +221,72 @@ async def test_a_boot_that_is_repeated_gets_a_token_that_nobody_can_have_spent(s
     assert told.run == 1
     assert told.enrol.token != token
     assert (await site.ask(first))[0].status == 404
+
+
+async def test_a_medium_is_given_out_as_long_as_its_token_is_good(site: Site) -> None:
+    url = await site.media.offer(entry())
+    site.now += TOKEN_SECONDS - 1
+    assert (await site.ask(url, "HEAD"))[0].status == 200
+    site.now += 1
+    assert (await site.ask(url, "HEAD"))[0].status == 404
+
+
+async def test_a_restarted_controller_goes_on_giving_out_the_same_medium(site: Site) -> None:
+    url = await site.media.offer(entry())
+    _, before = await site.ask(url, wanted=f"bytes=0-{OFFSET - 1}")
+    await site.restart()
+    response, after = await site.ask(url, wanted=f"bytes={OFFSET}-")
+    assert response.status == 206
+    assert (before + after)[:OFFSET] == site.built[:OFFSET]
+    told = read_settings(after[:SETTINGS_SIZE])
+    assert (told.run, told.enrol.server) == (1, "m1")
+    await site.restart()
+    assert (await site.settings(url)) == told
+    await site.come_up(told)
+    await site.restart()
+    assert (await site.ask(url))[0].status == 404
+
+
+async def test_a_restarted_controller_offers_what_nobody_has_read_and_nothing_else(site: Site) -> None:
+    url = await site.media.offer(entry())
+    await site.restart()
+    assert await site.media.offer(entry()) == url
+    await site.settings(url)
+    await site.restart()
+    assert await site.media.offer(entry()) != url
+
+
+async def test_what_is_over_is_kept_nowhere(site: Site) -> None:
+    for server in ("m1", "m2", "m3"):
+        await site.media.offer(entry(server))
+    await site.media.withdraw(ServerName("m1"))
+    assert site.secrets.list_secrets(OFFERS) == [f"{OFFERS}m2", f"{OFFERS}m3"]
+    site.now += TOKEN_SECONDS
+    await site.media.offer(entry("m4"))
+    assert site.secrets.list_secrets(OFFERS) == [f"{OFFERS}m4"]
+
+
+async def test_no_boot_begins_with_a_token_that_ends_soon(site: Site) -> None:
+    first = await site.media.offer(entry())
+    token = (await site.settings(first)).enrol.token
+    unread = await site.media.offer(entry(run=2))
+    site.now += TOKEN_SECONDS - BOOT_SECONDS
+    assert await site.media.offer(entry(run=2)) == unread
+    site.now += 1
+    again = await site.media.offer(entry(run=2))
+    assert again != unread
+    assert (await site.settings(again)).enrol.token != token
+
+
+async def test_a_server_that_has_come_up_needs_its_medium_no_more(site: Site) -> None:
+    one, other = await site.media.offer(entry("m1", run=2)), await site.media.offer(entry("m2", run=2))
+    told = await site.settings(one)
+    await site.come_up(msgspec.structs.replace(told, run=1))
+    assert (await site.ask(one, "HEAD"))[0].status == 200, "an earlier boot is another one"
+    again = await site.media.offer(entry("m1", run=2))
+    await site.come_up(await site.settings(again))
+    assert (await site.ask(again, "HEAD"))[0].status == 404
+    assert (await site.ask(other, "HEAD"))[0].status == 200
 
 
 async def test_servers_have_media_of_their_own(site: Site) -> None:

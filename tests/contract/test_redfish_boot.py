@@ -12,12 +12,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bootable_bmc import BootableBmc
+from bootable_bmc import ANOTHER, BootableBmc
 from redfish_rig import QUICK, SECRET, Clock, News, secret, throw
-from troublesome_bmc import SYSTEM, Drop, error
+from troublesome_bmc import SYSTEM, Drop, Hang, error
 
 from bedplate.drivers.redfish.driver import RedfishDriver
-from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
+from bedplate.model.blueprint import BmcRef, MetalEntry, Nic, ServerEntry
 from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
 from bedplate.model.inventory import BmcView
 from bedplate.model.steps import BmcStep, BootDisk, BootMedia, Done, Failed, PowerOff, PowerOn, StepResult, Ticket
@@ -34,6 +34,7 @@ class Netboot:
         self.why_not = why_not
         self.before: Callable[[], object] | None = None
         """Gives what is awaited while the medium is asked for."""
+        self.withdrawn: list[str] = []
 
     async def offer(self, entry: MetalEntry) -> str:
         if self.before is not None:
@@ -43,7 +44,7 @@ class Netboot:
         return URL
 
     async def withdraw(self, server: ServerName) -> None:
-        return
+        self.withdrawn.append(server)
 
 
 class Bench:
@@ -116,7 +117,7 @@ def on(result: StepResult) -> None:
 async def test_the_medium_is_booted_from_whatever_state(make: Make, power: str, under_manager: bool) -> None:
     bench = make(under_manager=under_manager)
     bench.bmc.power = power
-    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    bench.bmc.cd.update(Inserted=True, Image=ANOTHER)
     on(await bench.media())
     assert bench.bmc.booted == [URL]
     assert bench.bmc.cd["Image"] == URL
@@ -148,6 +149,90 @@ async def test_a_bmc_that_refuses_to_be_told_more_than_the_image_is_told_that(ma
     bench.bmc.image_only = True
     on(await bench.media())
     assert bench.bmc.booted == [URL]
+
+
+async def test_what_somebody_else_has_inserted_meanwhile_is_not_booted(make: Make) -> None:
+    bench = make()
+    bench.bmc.inserts_another = 2
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+async def test_a_drive_that_keeps_another_medium_fails_the_boot_and_the_power_is_left(make: Make) -> None:
+    bench = make()
+    bench.bmc.inserts_another = 1_000
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert "another medium is in it" in result.message
+    assert bench.bmc.orders == []
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["https://bmc.example/media/unguessable/ram.iso", "//10.0.0.1:7444/media/unguessable/ram.iso", "RAM.ISO", None],
+)
+async def test_bmcs_may_show_the_image_in_their_own_way(make: Make, shown: str | None) -> None:
+    bench = make()
+    bench.bmc.shows = lambda _url: shown
+    on(await bench.media())
+    assert bench.bmc.booted == [URL]
+
+
+async def test_another_path_of_our_own_listener_is_another_medium(make: Make) -> None:
+    bench = make()
+    bench.bmc.shows = lambda url: url.replace("unguessable", "of-an-earlier-boot")
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert bench.bmc.orders == []
+
+
+async def test_a_server_that_boots_by_bios_is_told_to_boot_by_uefi(make: Make) -> None:
+    bench = make()
+    bench.bmc.boot["BootSourceOverrideMode"] = "Legacy"
+    count = itertools.count(1)
+    told: list[str] = []
+
+    def lose_the_first(method: str, path: str) -> None:
+        if method == "PATCH" and path == SYSTEM:
+            told.append(path)
+            if next(count) == 1:
+                raise error(500)
+
+    bench.bmc.trouble = lose_the_first
+    on(await bench.media())
+    assert len(told) > 1
+    assert bench.bmc.boot["BootSourceOverrideMode"] == "UEFI"
+    assert bench.bmc.booted == [URL]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BootSourceOverrideMode", "Legacy"),
+        ("BootSourceOverrideTarget", "Pxe"),
+        ("BootSourceOverrideEnabled", "Disabled"),
+    ],
+)
+async def test_an_override_that_reads_back_as_another_fails_the_boot_and_the_power_is_left(
+    make: Make, name: str, value: str
+) -> None:
+    bench = make()
+    bench.bmc.boot[name] = value
+    bench.bmc.keeps = {name: value}
+    result = await bench.media()
+    assert isinstance(result, Failed)
+    assert f"{name.removeprefix('BootSourceOverride')} {value}" in result.message
+    assert bench.bmc.orders == []
+
+
+async def test_a_disk_for_good_is_booted_by_uefi(make: Make) -> None:
+    bench = make()
+    bench.bmc.boot.update(BootSourceOverrideEnabled="Continuous", BootSourceOverrideMode="Legacy")
+    bench.bmc.keeps = {"BootSourceOverrideEnabled": "Continuous"}
+    bench.bmc.boot["BootSourceOverrideTarget"] = "Cd"
+    on(await bench.disk())
+    assert bench.bmc.boot["BootSourceOverrideTarget"] == "Hdd"
+    assert bench.bmc.boot["BootSourceOverrideMode"] == "UEFI"
 
 
 @pytest.mark.parametrize("step", [BootMedia, BootDisk])
@@ -200,7 +285,7 @@ async def test_orders_that_are_carried_out_and_said_to_have_failed_do_no_harm(ma
 @pytest.mark.parametrize("first", range(1, 40, 3))
 async def test_killed_at_any_request_it_can_be_repeated(make: Make, first: int) -> None:
     bench = make()
-    bench.bmc.cd.update(Inserted=True, Image="http://somebody/else.iso")
+    bench.bmc.cd.update(Inserted=True, Image=ANOTHER)
     count, loop = itertools.count(1), asyncio.get_running_loop()
     killed = bench.driver()
     task = asyncio.create_task(bench.run(BootMedia(entry=bench.entry), driver=killed))
@@ -246,6 +331,38 @@ async def test_a_silent_bmc_ends_the_step_by_its_deadline(make: Make) -> None:
     bench.bmc.trouble = lambda _m, _p: throw(Drop())
     began = bench.clock()
     assert not isinstance(await bench.media(60), Done)
+    assert bench.clock() - began <= 60
+
+
+async def test_a_server_on_which_nothing_is_to_run_keeps_no_medium(make: Make) -> None:
+    bench = make()
+    on(await bench.media())
+    result = await bench.run(PowerOff(entry=bench.entry), 60)
+    assert isinstance(result, Done)
+    assert not bench.bmc.cd["Inserted"]
+    assert bench.netboot.withdrawn == ["m1"]
+    assert bench.bmc.booted == [URL]
+
+
+async def test_a_fence_leaves_the_drive_alone(make: Make) -> None:
+    bench = make()
+    on(await bench.media())
+    hypervisor = ServerEntry(server=bench.entry.server, standing="fence", since=0.0, bmc=bench.entry.bmc)
+    bench.bmc.requests.clear()
+    assert isinstance(await bench.run(PowerOff(entry=hypervisor), 60), Done)
+    assert bench.bmc.cd["Inserted"]
+    assert not [r for r in bench.bmc.requests if "VirtualMedia" in r]
+
+
+@pytest.mark.parametrize("fault", [error(500), Hang()])
+async def test_a_drive_that_can_not_be_emptied_takes_nothing_from_being_off(make: Make, fault: Exception) -> None:
+    bench = make()
+    on(await bench.media())
+    bench.bmc.trouble = lambda _m, path: throw(fault) if "VirtualMedia" in path else None
+    began = bench.clock()
+    result = await bench.run(PowerOff(entry=bench.entry), 60)
+    assert isinstance(result, Done)
+    assert bench.bmc.really() == "Off"
     assert bench.clock() - began <= 60
 
 

@@ -21,6 +21,8 @@ from bedplate.model.agent_protocol import CONTROLLER_NAME, ENROL_PATH, EnrolFile
 log = logging.getLogger("bedplate.agent")
 
 HTTP_SECONDS = 30.0
+BULK_SECONDS = 60.0
+"""Of silence in an image's transfer."""
 
 
 class EnrolmentFailed(Exception):
@@ -63,6 +65,12 @@ def tls_context(ca: str, state: AgentState | None = None) -> ssl.SSLContext:
     if state is not None:
         context.load_cert_chain(state.certificate_file, state.key_file)
     return context
+
+
+def images_from(state: AgentState, identity: Identity) -> ControllerConnection:
+    """A connection for images, as the server that this agent is enrolled as."""
+    context = tls_context(state.ca_file.read_text(), state)  # the certificate may have been renewed
+    return ControllerConnection(identity.controller, context, BULK_SECONDS)
 
 
 def enrol(state: AgentState, file: EnrolFile, host_uuid: str) -> Identity:

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from bedplate.agent.certificates import MoveCertificates, qemu_folder
 from bedplate.agent.connection import ControllerLink
 from bedplate.agent.disk_steps import DiskSteps
 from bedplate.agent.domain_steps import DomainSteps
-from bedplate.agent.enrol import ControllerConnection, EnrolmentFailed, tls_context
+from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
 from bedplate.agent.host import Host, accelerator, boot_id, libvirt_host_uuid
@@ -34,6 +35,7 @@ from bedplate.agent.passage import Passage, libvirt_socket
 from bedplate.agent.seed import Seeds
 from bedplate.agent.signing import SigningFailed
 from bedplate.agent.starting import (
+    LOG_FORMAT,
     RETRY_SECONDS,
     STATE_FOLDER,
     StartFailed,
@@ -51,8 +53,6 @@ from bedplate.model.ids import ServerName
 log = logging.getLogger("bedplate.agent")
 
 RUNTIME_FOLDER = Path("/run/bedplate")
-BULK_SECONDS = 60.0
-"""Of silence in an image's transfer."""
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
         runtime: Folder in memory for what is of no use after a reboot.
         dial_own_addresses: Let streams go to the server's own loopback (for tests).
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     options = _Options(libvirt_uri, address, use, choose(watchdog), keepalive, silence, runtime, dial_own_addresses)
     try:
         with alone(state):
@@ -187,10 +187,6 @@ class _Parts:
         guest_workers: WorkerPool,
         movers: WorkerPool,
     ) -> None:
-        def connect() -> ControllerConnection:
-            context = tls_context(state.ca_file.read_text(), state)  # the certificate may have been renewed
-            return ControllerConnection(identity.controller, context, BULK_SECONDS)
-
         def awaited(source: ServerName) -> bool:
             return self.migration.awaited(source)
 
@@ -201,7 +197,7 @@ class _Parts:
         self.leases = leases
         self.observer = observer = Observer(state, store, host, worker, channel, leases)
         self.passage = Passage(state, lambda: libvirt_socket(uri), awaited, options.runtime / "moves")
-        disks = DiskSteps(state, observer, connect)
+        disks = DiskSteps(state, observer, partial(images_from, state, identity))
         domains = DomainSteps(state, store, host.server, worker, observer, disks, leases, seeds, host.accelerator)
         self.migration = Migration(
             state, store, host, worker, movers, observer, disks, leases, self.passage, self.certificates

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.cli import declare, racking
+from bedplate.cli.asking import confirm
 from bedplate.cli.client import MERGE_PATCH
 from bedplate.cli.conditions import condition, is_true
 from bedplate.cli.errors import UserError
@@ -113,15 +114,10 @@ def _patch(session: Session, name: str, patch: dict[str, Any]) -> None:
 
 
 def _confirm(args: argparse.Namespace, said: str, question: str, refused: str) -> None:
-    """Ask on the terminal. Raises `UserError` where the answer is not yes, or nobody can answer."""
-    if args.yes:
-        return
-    print(said, file=sys.stderr)
-    if not sys.stdin.isatty():
-        raise UserError("nobody is here to confirm; add --yes to go on without being asked")
-    print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise UserError(refused)
+    """Ask, unless that is not wanted. Raises `UserError` where the answer is not yes, or nobody can answer."""
+    if not args.yes:
+        print(said, file=sys.stderr)
+        confirm(question, "go on", refused)
 
 
 def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool = False) -> int:

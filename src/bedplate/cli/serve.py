@@ -134,7 +134,7 @@ class Process:
         # Nobody waits for a random seed: jitter only has to differ between stores.
         policy = Policy(joins_at_once=1) if slow else Policy()
         self._engine = Engine(policy, seed=_seed(store.id), checker=Checker())
-        media = Media(_ram_system, self._enrol_bare, lambda: self.media_url)
+        self._media = media = Media(store, _ram_system, self._enrol_bare, lambda: self.media_url)
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,
@@ -232,6 +232,7 @@ class Process:
                 continue
             if change.kind == "Server":
                 self._spawn(self._agents.forget(ServerName(change.name)))
+                self._spawn(self._media.withdraw(ServerName(change.name)))
             if change.kind in {"Image", "Release"}:
                 self._spawn(asyncio.to_thread(self._drop_files, codec.decode(change.kind, change.new)))
         if any(moves_pools(c) for c in changes):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bedplate.engine.diff_nodes import drained, joined, leave_behind
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, domain_at, usable, wait
 from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
-from bedplate.model.inventory import MetalView
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
     BootDisk,
@@ -22,7 +21,7 @@ from bedplate.model.steps import (
     Step,
     WriteImage,
 )
-from bedplate.model.whereabouts import left_bare
+from bedplate.model.whereabouts import left_bare, ram_system
 
 
 def server(world: World, e: MetalEntry) -> Next:
@@ -66,17 +65,8 @@ def _step(step: Step, reason: str) -> Next:
     return Next(step=step, reason=reason)
 
 
-def _ram(world: World, e: MetalEntry) -> MetalView | None:
-    """What the RAM system tells, in the boot that is wanted."""
-    seen = world.inventory.server(e.server)
-    if seen is None or seen.value.system != "ram" or seen.value.run != e.run or not usable(world, e.server):
-        return None
-    told = world.inventory.metal(e.server)
-    return told.value if told is not None and told.value.run == e.run else None
-
-
 def _in_ram(world: World, e: MetalEntry) -> Next:
-    view = _ram(world, e)
+    view = ram_system(world.inventory, e) if usable(world, e.server) else None
     if view is None:
         if attempt(world, e.key, "BootMedia", e.generation).succeeded:
             return wait(Waiting.BOOT, f"RAM system {e.run} is starting on {e.server}")

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import bcrypt
 from bedplate.lab import bmc
 from bedplate.lab.bmc import Managed
 from bedplate.lab.bmc_faults import FaultLayer, told_health, told_power
-from bedplate.lab.config import HypervisorState
+from bedplate.lab.config import HypervisorState, MetalState
 from bedplate.lab.errors import LabError
 from bedplate.lab.faults import BmcFault
 from bedplate.lab.keeper import find
@@ -35,21 +36,33 @@ HASH_ROUNDS = 4
 log = logging.getLogger("bedplate.lab.bmc")
 
 
-class Server:
-    """The hypervisor as its BMC has it in hand."""
+class OneServer(ABC):
+    """A server as its BMC has it in hand."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.lab = lab
         self.name = name
 
-    def state(self) -> HypervisorState:
+    @abstractmethod
+    def state(self) -> HypervisorState | MetalState:
         """What the lab remembers of it, read anew."""
-        return find(self.lab.load(), self.name)
+
+    @abstractmethod
+    def order(self, reset: str) -> None:
+        """Carry out a Redfish reset. Raises `LabError` where it could not be done."""
 
     def fault(self) -> BmcFault:
         """What is wrong with this BMC at the moment."""
         kept = self.state().faults.get("bmc")
         return kept.fault if kept is not None and isinstance(kept.fault, BmcFault) else BmcFault()
+
+
+class Server(OneServer):
+    """The hypervisor as its BMC has it in hand."""
+
+    def state(self) -> HypervisorState:
+        """What the lab remembers of it, read anew."""
+        return find(self.lab.load(), self.name)
 
     def order(self, reset: str) -> None:
         """Carry out a Redfish reset. Hard ones are done on return; graceful ones go on by themselves, as on hardware.
@@ -90,12 +103,12 @@ class Server:
         threading.Thread(target=run).start()
 
 
-def driver_class(server: Server) -> Any:
-    """A driver of sushy-tools for this one server. Built here, for the package has no types."""
+def base_class(server: OneServer) -> Any:
+    """A driver of sushy-tools for this one server, with its power. Built here, for the package has no types."""
     base: Any = importlib.import_module("sushy_tools.emulator.resources.systems.base")
     error: Any = importlib.import_module("sushy_tools.error")
 
-    class LabDriver(base.AbstractSystemsDriver):
+    class OneDriver(base.AbstractSystemsDriver):
         """The lab's power behind sushy-tools' interface; names and defaults are that interface's."""
 
         @classmethod
@@ -131,12 +144,28 @@ def driver_class(server: Server) -> Any:
             self.uuid(identity)
             if state not in RESET_TYPES:
                 raise error.BadRequest(f"ResetType {state!r} is not one of {', '.join(RESET_TYPES)}")
-            if server.fault().deaf:
-                return
-            try:
-                server.order(state)
-            except (LabError, OSError) as failure:
-                raise error.FishyError(str(failure)) from failure
+            if not server.fault().deaf:
+                carefully(lambda: server.order(state))
+
+    return OneDriver
+
+
+def carefully(work: Callable[[], None]) -> None:
+    """Turn what the lab or the host refuses into an answer of Redfish."""
+    error: Any = importlib.import_module("sushy_tools.error")
+    try:
+        work()
+    except (LabError, OSError) as failure:
+        raise error.FishyError(str(failure)) from failure
+
+
+def driver_class(server: Server) -> Any:
+    """The driver for a hypervisor, which boots from its disk alone."""
+    base = base_class(server)
+    error: Any = importlib.import_module("sushy_tools.error")
+
+    class LabDriver(base):
+        """As the base, and what it boots from."""
 
         def get_boot_device(self, identity: str) -> str:
             self.uuid(identity)
@@ -166,20 +195,24 @@ def configure(app: Any, password: str, folder: Path, features: str) -> None:
     )
 
 
-def application(server: Server, folder: Path) -> Any:
-    """sushy-tools' application for this server, behind a password and the layer of faults."""
+def redfish(
+    server: OneServer, folder: Path, driver: Any, features: str, told: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Any:
+    """sushy-tools' application for one server, behind a password and the layer of faults.
+
+    `told`: what the system's resource is to say that sushy-tools does not, or not rightly, by what it says.
+    """
     sys.modules.setdefault("libvirt", None)  # type: ignore[arg-type]  # it only costs memory here: 20 MiB
     fake: Any = importlib.import_module("sushy_tools.emulator.resources.systems.fakedriver")
-    fake.FakeDriver = driver_class(server)  # it has no other way to take a driver of somebody's own
+    fake.FakeDriver = driver  # it has no other way to take a driver of somebody's own
     main: Any = importlib.import_module("sushy_tools.emulator.main")
     app: Any = main.app
-    configure(app, bmc.password(server.lab.folder), folder, "minimum")
+    configure(app, bmc.password(server.lab.folder), folder, features)
 
     def complete(response: Any) -> Any:
-        """Tell the health and the resets that there are: sushy-tools always tells the same."""
         body = response.get_json(silent=True) if response.status_code == 200 else None
         if isinstance(body, dict) and str(body.get("@odata.type", "")).startswith("#ComputerSystem."):
-            body["Status"] = told_health(server.fault(), on=body.get("PowerState") == "On")
+            body |= told(body)
             body["Actions"]["#ComputerSystem.Reset"]["ResetType@Redfish.AllowableValues"] = list(RESET_TYPES)
             response.set_data(json.dumps(body))
         return response
@@ -187,6 +220,15 @@ def application(server: Server, folder: Path) -> Any:
     app.after_request(complete)
     app.wsgi_app = FaultLayer(app.wsgi_app, server.fault)
     return app
+
+
+def application(server: Server, folder: Path) -> Any:
+    """sushy-tools' application for the hypervisor."""
+
+    def told(body: dict[str, Any]) -> dict[str, Any]:
+        return {"Status": told_health(server.fault(), on=body.get("PowerState") == "On")}
+
+    return redfish(server, folder, driver_class(server), "minimum", told)
 
 
 def serve(name: str, one: Managed, make: Callable[[], Any]) -> int:

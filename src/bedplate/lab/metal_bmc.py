@@ -7,7 +7,6 @@ nothing in mind: all that it tells is read from the kernel and the lab's state a
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -18,20 +17,18 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from bedplate.lab import bmc, metal
-from bedplate.lab.bmc_faults import FaultLayer, told_health, told_power
-from bedplate.lab.bmc_service import configure, log_plainly, serve
+from bedplate.lab.bmc_faults import told_health
+from bedplate.lab.bmc_service import RESET_TYPES, OneServer, base_class, carefully, log_plainly, redfish, serve
 from bedplate.lab.config import BootTarget, MetalState
 from bedplate.lab.errors import LabError
 from bedplate.lab.faults import BmcFault
 from bedplate.lab.keeper import find_server
 from bedplate.lab.lab import Lab
 
-RESET_TYPES = ("On", "ForceOn", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart")
 DRIVE = "Cd"
 FETCH_LIMIT = 30.0
 """Seconds without a byte after which a medium is given up."""
@@ -43,21 +40,12 @@ RESTART_LIMIT = 300.0
 log = logging.getLogger("bedplate.lab.bmc")
 
 
-class BareServer:
+class BareServer(OneServer):
     """The server as its BMC has it in hand."""
-
-    def __init__(self, lab: Lab, name: str) -> None:
-        self.lab = lab
-        self.name = name
 
     def state(self) -> MetalState:
         """What the lab remembers of it, read anew."""
         return find_server(self.lab.load(), self.name)
-
-    def fault(self) -> BmcFault:
-        """What is wrong with this BMC at the moment."""
-        kept = self.state().faults.get("bmc")
-        return kept.fault if kept is not None and isinstance(kept.fault, BmcFault) else BmcFault()
 
     def order(self, reset: str) -> None:
         """Carry out a Redfish reset. Hard ones are done on return; graceful ones are the server's own to do.
@@ -161,48 +149,11 @@ def fetch(url: str, login: tuple[str, str], trust: ssl.SSLContext) -> Any:
 
 
 def driver_class(server: BareServer) -> Any:
-    """A driver of sushy-tools for the system. Built here, for the package has no types."""
-    base: Any = importlib.import_module("sushy_tools.emulator.resources.systems.base")
-    error: Any = importlib.import_module("sushy_tools.error")
+    """A driver of sushy-tools for the system: with its power, boot override and cards."""
+    base = base_class(server)
 
-    class MetalDriver(base.AbstractSystemsDriver):
+    class MetalDriver(base):
         """The server behind sushy-tools' interface; names and defaults are that interface's."""
-
-        @classmethod
-        def initialize(cls, config: Any, logger: Any, *args: Any, **kwargs: Any) -> Any:
-            super().initialize(config, logger, *args, **kwargs)
-            return cls
-
-        @property
-        def driver(self) -> str:
-            return "<bedplate-lab-metal>"
-
-        @property
-        def systems(self) -> list[str]:
-            return [server.state().host_uuid]
-
-        def uuid(self, identity: str) -> str:
-            state = server.state()
-            if identity == state.name:
-                raise error.AliasAccessError(state.host_uuid)
-            if identity != state.host_uuid:
-                raise error.NotFound(f"there is no system {identity} here")
-            return state.host_uuid
-
-        def name(self, identity: str) -> str:
-            self.uuid(identity)
-            return server.name
-
-        def get_power_state(self, identity: str) -> str:
-            self.uuid(identity)
-            return told_power(server.fault(), server.lab.powered(server.name))
-
-        def set_power_state(self, identity: str, state: str) -> None:
-            self.uuid(identity)
-            if state not in RESET_TYPES:
-                raise error.BadRequest(f"ResetType {state!r} is not one of {', '.join(RESET_TYPES)}")
-            if not server.fault().deaf:
-                carefully(lambda: server.order(state))
 
         def get_boot_device(self, identity: str) -> str:
             self.uuid(identity)
@@ -280,15 +231,6 @@ def media_class(server: BareServer) -> Any:
 DEVICES = {DRIVE: {"Name": "Virtual CD", "MediaTypes": ["CD", "DVD"]}}
 
 
-def carefully(work: Callable[[], None]) -> None:
-    """Turn what the lab or the host refuses into an answer of Redfish."""
-    error: Any = importlib.import_module("sushy_tools.error")
-    try:
-        work()
-    except (LabError, OSError) as failure:
-        raise error.FishyError(str(failure)) from failure
-
-
 def told_boot(one: MetalState) -> dict[str, Any]:
     """Redfish's `Boot` of the system."""
     return {
@@ -315,17 +257,16 @@ def told_system(one: MetalState, fault: BmcFault, *, on: bool) -> dict[str, Any]
 
 
 def application(server: BareServer, folder: Path) -> Any:
-    """sushy-tools' application for this server, behind a password and the layer of faults."""
-    sys.modules.setdefault("libvirt", None)  # type: ignore[arg-type]  # it only costs memory here: 20 MiB
-    fake: Any = importlib.import_module("sushy_tools.emulator.resources.systems.fakedriver")
-    fake.FakeDriver = driver_class(server)  # it has no other way to take a driver of somebody's own
+    """sushy-tools' application for the bare server."""
     vmedia: Any = importlib.import_module("sushy_tools.emulator.resources.vmedia")
     vmedia.StaticDriver = media_class(server)
-    main: Any = importlib.import_module("sushy_tools.emulator.main")
     error: Any = importlib.import_module("sushy_tools.error")
     flask: Any = importlib.import_module("flask")
-    app = main.app
-    configure(app, bmc.password(server.lab.folder), folder, "vmedia")
+
+    def told(body: dict[str, Any]) -> dict[str, Any]:
+        return told_system(server.state(), server.fault(), on=body.get("PowerState") == "On")
+
+    app = redfish(server, folder, driver_class(server), "vmedia", told)
 
     def patch_boot() -> Any:
         """Take the boot override: sushy-tools knows neither once nor none."""
@@ -345,18 +286,7 @@ def application(server: BareServer, folder: Path) -> Any:
             raise error.BadRequest(str(wrong)) from None
         return "", 204
 
-    def complete(response: Any) -> Any:
-        """Tell of the system what sushy-tools does not."""
-        body = response.get_json(silent=True) if response.status_code == 200 else None
-        if isinstance(body, dict) and str(body.get("@odata.type", "")).startswith("#ComputerSystem."):
-            body |= told_system(server.state(), server.fault(), on=body.get("PowerState") == "On")
-            body["Actions"]["#ComputerSystem.Reset"]["ResetType@Redfish.AllowableValues"] = list(RESET_TYPES)
-            response.set_data(json.dumps(body))
-        return response
-
     app.before_request(patch_boot)
-    app.after_request(complete)
-    app.wsgi_app = FaultLayer(app.wsgi_app, server.fault)
     return app
 
 

@@ -1,12 +1,12 @@
-"""Where a machine is right now: on its server, while it moves live still where it comes from, left behind. Decides
-nothing."""
+"""Where a machine is right now: on its server, while it moves live still where it comes from, or left behind; and
+whether a bare server runs the RAM system that is wanted. Decides nothing."""
 
 from __future__ import annotations
 
 from bedplate.model.attempts import Attempts
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import ServerName
-from bedplate.model.inventory import DomainView, Inventory, Observation
+from bedplate.model.inventory import DomainView, Inventory, MetalView, Observation
 
 ALIVE = frozenset({"running", "paused"})
 """States of a domain that has a QEMU process, which may write to its disk."""
@@ -56,3 +56,13 @@ def left_as_learner(cluster: ClusterEntry, m: MachineEntry, attempts: Attempts) 
     begun, asked = attempts.get("Bootstrap"), attempts.get("RemoveEtcdMember")
     forgotten = asked is not None and asked.of(m.generation).succeeded > 0.0
     return begun is not None and bool(begun.first or begun.succeeded) and not forgotten
+
+
+def ram_system(inventory: Inventory, e: MetalEntry) -> MetalView | None:
+    """What the RAM system was last heard to tell in the boot that is wanted; None where that boot was not heard of.
+
+    Whether its agent is usable now is asked by whoever acts on it.
+    """
+    seen, told = inventory.server(e.server), inventory.metal(e.server)
+    here = seen is not None and seen.value.system == "ram" and seen.value.run == e.run
+    return told.value if here and told is not None and told.value.run == e.run else None

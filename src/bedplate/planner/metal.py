@@ -15,7 +15,7 @@ from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
 from bedplate.model.report import Waiting
-from bedplate.model.whereabouts import left_bare
+from bedplate.model.whereabouts import left_bare, ram_system
 from bedplate.planner import addresses
 from bedplate.planner.context import Planning
 from bedplate.planner.servers import bmc_ref
@@ -47,10 +47,8 @@ def advance(p: Planning, unit: Key) -> None:
             _testing(p, entry)
         case "available":
             _idle(p, entry, declared)
-        case "deploying":
-            _deploying(p, entry, declared)
-        case "deployed":
-            _deployed(p, entry, declared)
+        case "deploying" | "deployed":
+            _claimed(p, entry, declared)
         case "erasing":
             _erasing(p, entry)
         case "retired":
@@ -134,15 +132,6 @@ def _refreshed(p: Planning, entry: MetalEntry, declared: Server) -> MetalEntry:
 # --- what its systems tell ----------------------------------------------------------------------------------------
 
 
-def ram(p: Planning, entry: MetalEntry) -> MetalView | None:
-    """What the RAM system tells, in the boot that is wanted; None where it is not there."""
-    seen = p.inventory.server(entry.server)
-    if seen is None or seen.value.system != "ram" or seen.value.run != entry.run or not p.usable(entry.server):
-        return None
-    told = p.inventory.metal(entry.server)
-    return told.value if told is not None and told.value.run == entry.run else None
-
-
 def machine(p: Planning, entry: MetalEntry) -> MachineEntry | None:
     """The machine that the server is claimed by, as long as it is planned."""
     found = p.index.entries.get(key("machine", entry.machine)) if entry.machine else None
@@ -190,6 +179,14 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
     return False
 
 
+def _ram(p: Planning, entry: MetalEntry) -> MetalView | None:
+    """What its RAM system tells, in the boot that is wanted; None where it is not there, which is waited for."""
+    view = ram_system(p.inventory, entry) if p.usable(entry.server) else None
+    if view is None and not _late(p, entry, "its RAM system"):
+        _wait(p, entry, "its RAM system is to start")
+    return view
+
+
 def _failed(p: Planning, entry: MetalEntry, view: MetalView, step: str) -> bool:
     """Quarantine it where its step failed too often; True where it did. What is still at work has not failed."""
     history = p.attempt(entry.key, step)
@@ -203,7 +200,7 @@ def _quarantine(p: Planning, entry: MetalEntry, why: str) -> None:
     _into(p, entry, "quarantined", why, boot=False)
 
 
-def _wait_for_ram(p: Planning, entry: MetalEntry, doing: str) -> None:
+def _wait(p: Planning, entry: MetalEntry, doing: str) -> None:
     p.wait(entry.key, Waiting.METAL, f"{entry.server} is {entry.state}: {doing}")
 
 
@@ -211,14 +208,12 @@ def _wait_for_ram(p: Planning, entry: MetalEntry, doing: str) -> None:
 
 
 def _inspecting(p: Planning, entry: MetalEntry) -> None:
-    view = ram(p, entry)
+    view = _ram(p, entry)
     if view is None:
-        if not _late(p, entry, "its RAM system"):
-            _wait_for_ram(p, entry, "its RAM system is to start")
         return
     if view.hardware is None:
         if not _failed(p, entry, view, "InspectServer"):
-            _wait_for_ram(p, entry, "its hardware is looked at")
+            _wait(p, entry, "its hardware is looked at")
         return
     twin = next((e.server for e in p.index.all_metal() if _same_serial(e, entry, view)), "")
     if twin:
@@ -249,13 +244,12 @@ def _same_serial(other: MetalEntry, entry: MetalEntry, view: MetalView) -> bool:
 
 
 def _testing(p: Planning, entry: MetalEntry) -> None:
-    view = ram(p, entry)
+    view = _ram(p, entry)
     if view is None:
-        if not _late(p, entry, "its RAM system"):
-            _wait_for_ram(p, entry, "its RAM system is to start")
-    elif view.tests is None or view.tests.suite != entry.suite:
+        return
+    if view.tests is None or view.tests.suite != entry.suite:
         if not _failed(p, entry, view, "RunTests"):
-            _wait_for_ram(p, entry, f"the {entry.suite} tests run")
+            _wait(p, entry, f"the {entry.suite} tests run")
     elif view.tests.verdict == "failed":
         bad = ", ".join(f"{t.name}: {t.detail}" for t in view.tests.tests if t.verdict == "failed")
         _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=view.tests)
@@ -301,26 +295,30 @@ def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
         p.wait(entry.key, Waiting.QUARANTINED, said)
 
 
-def _deploying(p: Planning, entry: MetalEntry, declared: Server) -> None:
+def _claimed(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    """A machine has it, which is on its way to its disk or runs from it."""
     m = machine(p, entry)
     if m is None or m.desired == "remove":
         _release(p, entry, declared, m)
+    elif entry.state == "deploying":
+        _deploying(p, entry, m)
+
+
+def _deploying(p: Planning, entry: MetalEntry, m: MachineEntry) -> None:
+    if entry.written:
+        if reports(p, m):
+            _into(p, entry, "deployed", f"{m.name} reports", boot=False)
+        elif not _late(p, entry, m.name):
+            _wait(p, entry, f"{m.name} is to boot from its disk")
         return
-    if not entry.written:
-        view = ram(p, entry)
-        if view is None:
-            if not _late(p, entry, "its RAM system"):
-                _wait_for_ram(p, entry, "its RAM system is to start")
-        elif view.written is not None and view.written.uid == m.uid:
-            written = msgspec.structs.replace(entry, written=True, tries=0, kept="", reason="its disk is written")
-            p.put(written, f"{entry.server} is to boot from its disk: {m.name} is written to it")
-        elif not _failed(p, entry, view, "WriteImage"):
-            _wait_for_ram(p, entry, f"{m.image.name} is written for {m.name}")
+    view = _ram(p, entry)
+    if view is None:
         return
-    if reports(p, m):
-        _into(p, entry, "deployed", f"{m.name} reports", boot=False)
-    elif not _late(p, entry, m.name):
-        _wait_for_ram(p, entry, f"{m.name} is to boot from its disk")
+    if view.written is not None and view.written.uid == m.uid:
+        written = msgspec.structs.replace(entry, written=True, tries=0, kept="", reason="its disk is written")
+        p.put(written, f"{entry.server} is to boot from its disk: {m.name} is written to it")
+    elif not _failed(p, entry, view, "WriteImage"):
+        _wait(p, entry, f"{m.image.name} is written for {m.name}")
 
 
 def reports(p: Planning, m: MachineEntry) -> bool:
@@ -328,12 +326,6 @@ def reports(p: Planning, m: MachineEntry) -> bool:
     seen, server = p.domain(m), p.inventory.server(m.server)
     here = server is not None and server.value.system == "node" and p.usable(m.server)
     return here and seen is not None and seen.value.state == "running"
-
-
-def _deployed(p: Planning, entry: MetalEntry, declared: Server) -> None:
-    m = machine(p, entry)
-    if m is None or m.desired == "remove":
-        _release(p, entry, declared, m)
 
 
 def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:
@@ -362,15 +354,14 @@ def has_left(p: Planning, m: MachineEntry) -> bool:
 
 
 def _erasing(p: Planning, entry: MetalEntry) -> None:
-    view = ram(p, entry)
+    view = _ram(p, entry)
     if view is None:
-        if not _late(p, entry, "its RAM system"):
-            _wait_for_ram(p, entry, "its RAM system is to start")
-    elif view.erased is None:
+        return
+    if view.erased is None:
         if not _failed(p, entry, view, "EraseDisks"):
-            _wait_for_ram(p, entry, "its disks are erased")
+            _wait(p, entry, "its disks are erased")
     elif machine(p, entry) is not None:
-        _wait_for_ram(p, entry, "its machine's entry is to go")
+        _wait(p, entry, "its machine's entry is to go")
     elif view.erased.proven:
         _into(
             p, entry, entry.then, "every disk was read back blank", boot=False, erased=view.erased,

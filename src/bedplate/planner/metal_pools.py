@@ -6,48 +6,75 @@ Claiming is two entries at once: the machine's, and the server's with `deploying
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
 from bedplate.model import quantity
-from bedplate.model.blueprint import MachineEntry, MetalEntry
-from bedplate.model.ids import Key, key
+from bedplate.model.blueprint import MetalEntry
+from bedplate.model.ids import key
 from bedplate.model.kinds.infrastructure import RootDisk
 from bedplate.model.labels import matches
 from bedplate.model.metal import Disk
-from bedplate.model.report import Rejection, Waiting
-from bedplate.planner import machines
+from bedplate.model.report import Rejection
+from bedplate.planner import machines, placement
 from bedplate.planner.context import Planning
 from bedplate.planner.machines import Mold
 from bedplate.planner.placement import Place
 
-_SERVERS_SHOWN = 100
 _MIB = 2**20
 
 
-def claim(p: Planning, mold: Mold, on_domains: Counter[str], what: str, why: str) -> MachineEntry | None:
-    """Claim the best server for one machine of the mold; None (and a wait on the owner) where there is none."""
-    found: list[tuple[int, int, int, str, MetalEntry, Disk]] = []
+class _Fit(NamedTuple):
+    """A server that fits, by how little it wastes."""
+
+    memory_mib: int
+    threads: int
+    server: str
+    entry: MetalEntry
+    disk: Disk
+
+
+def claim(p: Planning, mold: Mold, count: int, on_domains: Counter[str], what: Callable[[int], str], why: str) -> None:
+    """Claim the best servers for so many machines of the mold; waits on the owner where there are too few.
+
+    `what` says what is not done where so many are left.
+    """
+    fitting: dict[str, list[_Fit]] = {}
     refused: dict[str, Rejection] = {}
-    for entry in sorted(p.index.all_metal(), key=lambda e: e.server):
-        disk = _fits(p, entry, mold)
-        if isinstance(disk, Rejection):
-            refused[entry.server] = disk
-            continue
-        assert entry.hardware is not None
-        crowd = on_domains[_domain(p, entry, mold.spread)]
-        found.append((crowd, entry.hardware.memory_mib, entry.hardware.threads, entry.server, entry, disk))
-    if not found:
-        _wait(p, mold.owner, what, refused)
-        return None
-    _, _, _, _, entry, disk = min(found, key=lambda f: f[:4])
-    assert entry.hardware is not None
-    size = machines.Size(entry.hardware.threads, entry.hardware.memory_mib, disk.size // _MIB)
+    for entry in p.index.all_metal():
+        fit = _fits(p, entry, mold)
+        if isinstance(fit, Rejection):
+            refused[entry.server] = fit
+        else:
+            fitting.setdefault(_domain(p, entry, mold.spread), []).append(fit)
+    for fits in fitting.values():
+        fits.sort(key=lambda f: f[:3], reverse=True)  # the best is the last
+    for left in range(count, 0, -1):
+        if not fitting:
+            nobody = "no bare server is accepted"
+            placement.refused(p, mold.owner, what(left), dict(sorted(refused.items())), "accepted server", nobody)
+            return
+        domain = min(fitting, key=lambda d: (on_domains[d], fitting[d][-1][:3]))
+        best = fitting[domain].pop()
+        if not fitting[domain]:
+            del fitting[domain]
+        if not _claim(p, mold, best, why):
+            return
+        refused[best.server] = Rejection.NOT_AVAILABLE
+        on_domains[domain] += 1
+
+
+def _claim(p: Planning, mold: Mold, fit: _Fit, why: str) -> bool:
+    """False (and a wait on the owner) where the network is full."""
+    entry = fit.entry
+    size = machines.Size(fit.threads, fit.memory_mib, fit.disk.size // _MIB)
     m = machines.create(
         p, msgspec.structs.replace(mold, size=size), Place(entry.server, ""), why, mac=entry.nic.mac, substrate="metal"
     )
     if m is None:
-        return None
+        return False
     claimed = msgspec.structs.replace(
         entry,
         state="deploying",
@@ -55,22 +82,21 @@ def claim(p: Planning, mold: Mold, on_domains: Counter[str], what: str, why: str
         run=entry.run + 1,
         tries=0,
         machine=m.uid,
-        root_disk=disk.serial,
+        root_disk=fit.disk.serial,
         written=False,
         reason=f"it is claimed for {m.name}",
     )
     p.put(claimed, f"{entry.server} is deploying: it is claimed for {m.name}")
     p.round_changed.add(entry.key)
-    on_domains[_domain(p, entry, mold.spread)] += 1
-    return m
+    return True
 
 
 def _domain(p: Planning, entry: MetalEntry, spread: str) -> str:
     return p.index.fleet.server(entry.server).domains.get(spread, "") if spread else ""
 
 
-def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> Disk | Rejection:
-    """The disk that it would be written to, or why this server can't take such a machine now."""
+def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
+    """The server with the disk that it would be written to, or why it can't take such a machine now."""
     state = p.index.fleet.server(entry.server)
     declared = p.spec.servers.get(key("server", entry.server))
     hardware = entry.hardware
@@ -90,7 +116,10 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> Disk | Rejection:
         return Rejection.NO_MEMORY
     if hardware.threads < mold.size.cpu:
         return Rejection.NO_CPU
-    return root_disk(hardware.disks, declared.spec.metal.root_disk, mold.size.disk_mib) or Rejection.NO_ROOT_DISK
+    disk = root_disk(hardware.disks, declared.spec.metal.root_disk, mold.size.disk_mib)
+    if disk is None:
+        return Rejection.NO_ROOT_DISK
+    return _Fit(hardware.memory_mib, hardware.threads, entry.server, entry, disk)
 
 
 def root_disk(disks: tuple[Disk, ...], hints: RootDisk, room_mib: int) -> Disk | None:
@@ -111,11 +140,3 @@ def root_disk(disks: tuple[Disk, ...], hints: RootDisk, room_mib: int) -> Disk |
         and hints.model in d.model
     ]
     return min(fitting, key=lambda d: (d.rotational, d.size, d.serial), default=None)
-
-
-def _wait(p: Planning, owner: Key, what: str, refused: dict[str, Rejection]) -> None:
-    counts = Counter(refused.values())
-    shown = ", ".join(f"{n} {reason.value}" for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-    where = f"no accepted server of {len(refused)} can take it ({shown})" if refused else "no bare server is accepted"
-    first = dict(list(refused.items())[:_SERVERS_SHOWN])
-    p.wait(owner, Waiting.NO_ROOM, f"{what}: {where}", rejections=dict(counts), servers=first)

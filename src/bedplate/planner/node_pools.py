@@ -113,14 +113,16 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
     if old:
         why = f"pool {pool.metadata.name} is rolled out: {next(iter(old.values()))}"
     replaces = any(m.owner == owner and m.desired != "run" for m in s.machines)
-    for i in range(missing):
-        what = f"{missing - i} of {pool.spec.replicas} machines are not placed"
-        if pool.spec.machine.substrate == "metal":
-            if metal_pools.claim(p, mold, in_domains, what, why) is None:
-                return
-            continue
+
+    def what(left: int) -> str:
+        return f"{left} of {pool.spec.replicas} machines are not placed"
+
+    if pool.spec.machine.substrate == "metal":
+        metal_pools.claim(p, mold, missing, in_domains, what, why)
+        return
+    for left in range(missing, 0, -1):
         r = machines.request(mold, on_servers, in_domains)
-        place = spare.place(p, owner, r, what, replaces=bool(old) or replaces)
+        place = spare.place(p, owner, r, what(left), replaces=bool(old) or replaces)
         if place is None:
             return
         m = machines.create(p, mold, place, why)

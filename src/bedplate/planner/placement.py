@@ -185,8 +185,20 @@ def wait_for_room(p: Planning, k: Key, r: Request, what: str) -> None:
         reason = refusal(fleet, network, fleet.servers[name], r, p.now)
         if reason is not None:
             found[name] = reason
+    refused(p, k, what, found)
+
+
+def refused(
+    p: Planning,
+    k: Key,
+    what: str,
+    found: Mapping[str, Rejection],
+    kind: str = "server",
+    nobody: str = "there is no server",
+) -> None:
+    """Say that none of these can take the machine, which are all of that kind; `nobody`: that there is none."""
     counts = Counter(found.values())
     shown = ", ".join(f"{n} {reason.value}" for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-    where = f"no server of {len(found)} can take it ({shown})" if found else "there is no server"
+    where = f"no {kind} of {len(found)} can take it ({shown})" if found else nobody
     first = dict(list(found.items())[:_SERVERS_SHOWN])
     p.wait(k, Waiting.NO_ROOM, f"{what}: {where}", rejections=dict(counts), servers=first)

@@ -47,6 +47,12 @@ def order(server: SimServer, step: BootMedia | BootDisk) -> None:
     bare.once = bare.media > 0
 
 
+def eject(server: SimServer) -> None:
+    """Its drive is emptied."""
+    if server.bare is not None and not server.bmc.deaf:
+        server.bare.media, server.bare.once = 0, False
+
+
 def came_up(world: World, server: SimServer) -> None:
     """Its firmware is through: the medium, if it is to be booted, else what is on its disk, else nothing."""
     bare = server.bare
@@ -161,7 +167,7 @@ def _write(
         return None
     truth.overwriting(world, server, disk)
     _forget(world, server, disk)
-    disk.machine, disk.whole, disk.content = m, False, m.uid
+    disk.machine = m
     yield durations.draw(durations.ranges.write)
     if disk.machine is not m:
         return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
@@ -182,7 +188,7 @@ def _forget(world: World, server: SimServer, disk: SimDisk) -> None:
     if disk.machine is not None:
         world.drop_domain(server, disk.machine.uid)
         world.drop_volume(server, disk.machine.uid)
-    disk.machine, disk.whole, disk.content = None, False, ""
+    disk.wipe()
 
 
 def _erase(world: World, server: SimServer, step: EraseDisks) -> None:

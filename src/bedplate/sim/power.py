@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from bedplate.model.blueprint import MetalEntry
 from bedplate.model.inventory import BmcView
 from bedplate.model.steps import (
     BmcStep,
@@ -136,7 +137,10 @@ def perform(world: World, durations: Durations, step: BmcStep, ticket: Ticket) -
         return Done(views=(BmcView(server=step.entry.server, reachable=False, error=said),))
     end = world.now + ticket.deadline - DEADLINE_MARGIN
     if isinstance(step, PowerOff):
-        return (yield from _power_off(world, durations, server, end))
+        result = yield from _power_off(world, durations, server, end)
+        if isinstance(result, Done) and isinstance(step.entry, MetalEntry):
+            bare.eject(server)
+        return result
     if not isinstance(step, ReadPower):
         return (yield from _power_on(world, durations, server, step, end))
     return (yield from _read(world, server, end))

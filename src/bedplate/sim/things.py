@@ -166,11 +166,13 @@ class SimDisk:
     """Whose image was begun to be written to it."""
     whole: bool = False
     """All of it was."""
-    content: str = ""
-    """What is on it; empty: nothing."""
     health: Literal["", "ok", "failing"] = "ok"
     stubborn: bool = False
     """A fault: whatever is tried, it is not blank afterwards."""
+
+    def wipe(self) -> None:
+        """Nothing is on it any more."""
+        self.machine, self.whole = None, False
 
 
 @dataclass(eq=False)
@@ -198,7 +200,7 @@ class SimBare:
         """What was written for that machine is no more."""
         for disk in self.disks.values():
             if disk.machine is not None and disk.machine.uid == uid:
-                disk.machine, disk.whole, disk.content = None, False, ""
+                disk.wipe()
 
     def mend(self) -> None:
         """End its faults; a disk that fails is changed for one that does not."""

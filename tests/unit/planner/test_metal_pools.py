@@ -7,6 +7,7 @@ import pytest
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.infrastructure import RootDisk
 from bedplate.model.metal import Disk
+from bedplate.model.report import Rejection, Waiting
 from bedplate.planner.metal_pools import root_disk
 from bedplate.sim import fleet
 from bedplate.sim.simulator import Simulator
@@ -69,3 +70,22 @@ def test_a_pool_spreads_over_racks_and_then_wastes_least() -> None:
     assert {"small-a", "small-b"} < used, "the smallest that fit, one in each rack"
     assert "tiny-b" not in used
     assert len(used) == 3
+
+
+def test_a_pool_larger_than_its_servers_takes_all_that_fit_and_says_what_is_left_and_why() -> None:
+    world = fleet.world(1)
+    objects = fleet.infrastructure(world)
+    for name, gib in {"a": 16, "b": 16, "tiny": 8}.items():
+        world.add_bare(name, memory_mib=gib * 1024, place={"rack": "r"})
+        objects.append(fleet.bare(name, rack="r"))
+    sim = Simulator(world, seed=1)
+    shape = MachineShape(substrate="metal", memory="12Gi")
+    sim.apply(*objects, fleet.cluster(), fleet.pool(replicas=0, shape=shape))
+    sim.start_controller()
+    sim.run(seconds=6_000)
+    sim.apply(fleet.pool(replicas=5, shape=shape))
+    sim.run(seconds=60)
+    assert {m.server for m in sim.engine.blueprint.machines() if m.substrate == "metal"} == {"a", "b"}
+    waiting = next(w for w in sim.engine.waiting.values() if w.reason == Waiting.NO_ROOM)
+    assert "3 of 5 machines are not placed: no accepted server of 3 can take it" in waiting.sentence
+    assert waiting.servers == {"a": Rejection.NOT_AVAILABLE, "b": Rejection.NOT_AVAILABLE, "tiny": Rejection.NO_MEMORY}

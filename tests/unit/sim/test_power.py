@@ -12,8 +12,10 @@ import msgspec
 import pytest
 from scene import Scene
 
+from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
+from bedplate.model.ids import ServerName
 from bedplate.model.inventory import BmcView
-from bedplate.model.steps import Done, Failed, PowerOff, ReadPower, StepResult, Unknown
+from bedplate.model.steps import BootMedia, Done, Failed, PowerOff, ReadPower, StepResult, Unknown
 from bedplate.sim import fleet
 
 
@@ -141,3 +143,18 @@ def test_health_is_told_by_who_follows(scene: Scene) -> None:
     seen = scene.sim.engine.inventory.inventory.bmc(scene.server("hv2").name)
     assert seen is not None
     assert (seen.value.health, seen.value.problems) == ("critical", ("Fan 3: failed",))
+
+
+@pytest.mark.parametrize(("cut", "boots"), [(True, ""), (False, "ram")])
+def test_a_bare_server_whose_power_is_cut_keeps_no_medium_to_boot(scene: Scene, cut: bool, boots: str) -> None:
+    server = scene.world.add_bare("m1")
+    nic = Nic(network="lan", bridge="", mac="m1", address="10.0.0.9", prefix=24)
+    bmc = BmcRef(address="redfish+https://bmc-m1", secret="default/bmc")
+    entry = MetalEntry(server=ServerName("m1"), uid="u1", state="inspecting", since=0.0, bmc=bmc, nic=nic, run=1)
+    scene.done(BootMedia(entry=entry))
+    if cut:
+        scene.done(PowerOff(entry=entry))
+        scene.sim.power_on("m1")
+    scene.wait(1300)
+    assert server.bare is not None
+    assert server.bare.system == boots

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from bedplate.agent.board import host_uuid
 from bedplate.agent.connection import ControllerLink
-from bedplate.agent.enrol import ControllerConnection, EnrolmentFailed, tls_context
+from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.ram.inspect import LLDP_SECONDS
 from bedplate.agent.ram.role import RamRole, written_before
 from bedplate.agent.ram.tasks import Surroundings
@@ -25,8 +26,6 @@ log = logging.getLogger("bedplate.agent")
 
 STATE_FOLDER = Path("/run/bedplate/agent")
 """In memory: the RAM system keeps nothing."""
-BULK_SECONDS = 60.0
-"""Of silence in an image's transfer."""
 
 
 def run(settings_file: str, *, state: Path = STATE_FOLDER, board: str = "", lldp_seconds: float = LLDP_SECONDS) -> int:
@@ -61,13 +60,12 @@ def _settings(path: str) -> RamSettings:
 async def _work(state: AgentState, settings: RamSettings, board: str, lldp_seconds: float) -> None:
     identity = await enrolled(state, settings.enrol, board)
     log.info("server %s, host uuid %s, boot %d of the RAM system", identity.server, board, settings.run)
-
-    def connect() -> ControllerConnection:
-        context = tls_context(state.ca_file.read_text(), state)  # the certificate may have been renewed
-        return ControllerConnection(identity.controller, context, BULK_SECONDS)
-
     around = Surroundings(
-        folder=state.folder, controller=identity.controller, connect=connect, address="", lldp_seconds=lldp_seconds
+        folder=state.folder,
+        controller=identity.controller,
+        connect=partial(images_from, state, identity),
+        address="",
+        lldp_seconds=lldp_seconds,
     )
     role = RamRole(state, identity, settings.run, around)
     role.remember(await asyncio.to_thread(written_before))

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bedplate.cli import bare, racking
-from bedplate.cli.errors import UserError
+from bedplate.cli.asking import confirm
 from bedplate.cli.output import as_json
 from bedplate.cli.parsing import add_actions, add_connection, add_timeout, existing_file
 from bedplate.cli.private import write_private
@@ -152,9 +152,5 @@ def _confirm(name: str, to: str, found: dict[str, Any]) -> None:
         print(f"These machines run on it and end at once: {', '.join(runs)}.", file=sys.stderr)
     else:
         print("No machine runs on it.", file=sys.stderr)
-    if not sys.stdin.isatty():
-        raise UserError(f"nobody is here to confirm; add --yes to power server {name} {to} without being asked")
     what = "Power it off" if to == "off" else "Power it off and on again"
-    print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        raise UserError(f"nothing was done to server {name}")
+    confirm(what, f"power server {name} {to}", f"nothing was done to server {name}")

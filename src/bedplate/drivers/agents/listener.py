@@ -37,7 +37,7 @@ HEAD_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
 HEAD_SECONDS = 10.0
 """For a peer to say what it wants; a silent one is dropped."""
-BLOB_CHUNK = 256 * 1024
+CHUNK = 256 * 1024
 STALL_SECONDS = 60.0
 """A reader of an image that takes nothing for so long is gone; it resumes with a Range."""
 RENEW_SECONDS = 30 * 24 * 3600
@@ -256,22 +256,7 @@ class Listener:
             _respond(writer, "404 Not Found", b"")
             return
         try:
-            span = byte_range(wanted, medium.size)
-            if span is None:
-                _respond(writer, "416 Range Not Satisfiable", b"")
-                return
-            start, end = span
-            status = "206 Partial Content" if wanted else "200 OK"
-            extra = f"Content-Range: bytes {start}-{end - 1}/{medium.size}\r\n" if wanted else ""
-            head = f"HTTP/1.1 {status}\r\nContent-Type: application/octet-stream\r\nContent-Length: {end - start}\r\n"
-            writer.write(f"{head}{extra}Accept-Ranges: bytes\r\nConnection: close\r\n\r\n".encode())
-            while body and start < end:
-                chunk = await asyncio.to_thread(medium.read, start, min(BLOB_CHUNK, end - start))
-                if not chunk:
-                    raise ConnectionAbortedError("the medium became shorter")
-                writer.write(chunk)
-                start += len(chunk)
-                await asyncio.wait_for(writer.drain(), STALL_SECONDS)
+            await _give(writer, medium.read, medium.size, byte_range(wanted, medium.size), wanted, body=body)
         finally:
             medium.close()
 
@@ -300,17 +285,38 @@ class Listener:
         with await asyncio.to_thread(open, path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted.startswith("bytes=") else 0
-            if start > size:
-                _respond(writer, "416 Range Not Satisfiable", b"")
-                return
-            status = "206 Partial Content" if wanted else "200 OK"
-            extra = f"Content-Range: bytes {start}-{size - 1}/{size}\r\n" if wanted else ""
-            head = f"HTTP/1.1 {status}\r\nContent-Length: {size - start}\r\n{extra}Connection: close\r\n\r\n"
-            writer.write(head.encode())
-            file.seek(start)
-            while chunk := await asyncio.to_thread(file.read, BLOB_CHUNK):
-                writer.write(chunk)
-                await asyncio.wait_for(writer.drain(), STALL_SECONDS)
+            span = (start, size) if start <= size else None  # whoever has all of it asks for nothing more
+            await _give(writer, lambda at, length: os.pread(file.fileno(), length, at), size, span, wanted)
+
+
+async def _give(
+    writer: asyncio.StreamWriter,
+    read: Callable[[int, int], bytes],
+    size: int,
+    span: tuple[int, int] | None,
+    wanted: str,
+    *,
+    body: bool = True,
+) -> None:
+    """Answer with a part of what `read` gives by offset and length; `span` None: with nothing of it.
+
+    Raises `ConnectionError` where it is shorter than its size, or the other is gone; `TimeoutError` where it stalls.
+    """
+    if span is None:
+        _respond(writer, "416 Range Not Satisfiable", b"")
+        return
+    start, end = span
+    status = "206 Partial Content" if wanted else "200 OK"
+    extra = f"Content-Range: bytes {start}-{end - 1}/{size}\r\n" if wanted else ""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/octet-stream\r\nContent-Length: {end - start}\r\n"
+    writer.write(f"{head}{extra}Accept-Ranges: bytes\r\nConnection: close\r\n\r\n".encode())
+    while body and start < end:
+        chunk = await asyncio.to_thread(read, start, min(CHUNK, end - start))
+        if not chunk:
+            raise ConnectionAbortedError("the file became shorter")
+        writer.write(chunk)
+        start += len(chunk)
+        await asyncio.wait_for(writer.drain(), STALL_SECONDS)
 
 
 def byte_range(wanted: str, size: int) -> tuple[int, int] | None:

@@ -177,6 +177,8 @@ class AgentServer:
             await connection.close(CLOSE_REFUSED, refusal.encode()[:120].decode(errors="ignore"))
             return
         assert isinstance(hello, Hello)
+        if self._media is not None and hello.server.system == "ram":
+            await self._media.arrived(name, hello.server.run)
         link = self._links.get(name)
         if link is None:
             link = self._links[name] = AgentLink(name, self._sink, self._clock)

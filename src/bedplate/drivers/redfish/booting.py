@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import urlsplit
 
+from bedplate.drivers.redfish import quirks
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.line import Line
 from bedplate.drivers.redfish.power import POLL_SECONDS, PowerControl, Reading
@@ -22,6 +24,8 @@ TRIES = 5
 CD = frozenset({"CD", "DVD"})
 INSERT_SECONDS = 120.0
 """For a BMC to have a medium inserted; some fetch all of it first."""
+EJECT_SECONDS = 20.0
+"""For emptying the drive of a server that is off: what waits for its power is told of it only then."""
 
 
 class Booting:
@@ -49,6 +53,12 @@ class Booting:
         await self._boot_from(system, "Hdd", until)
         return await self._restart(until)
 
+    async def clear(self, until: float) -> None:
+        """Take out what is in its drive; nothing is booted. Takes `EJECT_SECONDS` at most."""
+        until = min(until, self._line.clock() + EJECT_SECONDS)
+        system = await self._again(lambda s: self._line.system(self._pool, s), until)
+        await self._eject(await self._drive(system, until), until)
+
     # --- the drive ------------------------------------------------------------------------------------------------
 
     async def _drive(self, system: Json, until: float) -> Json:
@@ -70,8 +80,9 @@ class Booting:
         raise BmcError("failed", "it has no virtual CD drive, or no licence for one; servers are booted by it")
 
     async def _managers(self, system: Json, until: float) -> list[Json]:
-        links = system.get("Links")
-        managed = _list(links.get("ManagedBy")) if isinstance(links, dict) else []
+        found = system.get("Links")
+        links = cast(Json, found) if isinstance(found, dict) else {}
+        managed = _list(links.get("ManagedBy")) or _list(links.get("Managers"))  # some name them so
         return [await self._get(path, until) for m in managed if (path := _link(m))]
 
     async def _insert(self, drive: Json, url: str, until: float) -> None:
@@ -94,11 +105,16 @@ class Booting:
                 fault = None
             except BmcError as error:
                 fault = error
-                if error.kind == "failed" and len(body) > 1:
-                    body = {"Image": url}  # some refuse to be told more
+                if wanted := {n: v for n, v in _described(url).items() if n in error.wants and n not in body}:
+                    body |= wanted
+                elif error.kind == "failed":  # some refuse to be told more than they need
+                    body = {n: v for n, v in body.items() if n not in {"Inserted", "WriteProtected"}}
             now = await self._get(path, until)
-            if now.get("Inserted") or (now.get("Image") and now.get("Inserted") is None):
+            if holds(now, url):
                 return
+            if now.get("Inserted"):  # somebody else's, or what the BMC kept: ours does not go in beside it
+                fault = BmcError("failed", "another medium is in it")
+                await self._eject(now, until)
             await self._control.wait(POLL_SECONDS, end)
         why = f": {fault.message}" if fault is not None else ""
         raise BmcError("failed", f"the medium is not in its drive after {INSERT_SECONDS:.0f} s{why}")
@@ -124,27 +140,52 @@ class Booting:
 
     async def _boot_from(self, system: Json, target: Literal["Cd", "Hdd"], until: float) -> None:
         """Cd: once. Hdd: no override any more, or for good where one can't be ended."""
-        boot = system.get("Boot")
+        pending = await self._pending(system, until)
+
+        async def look() -> Json:
+            if pending:
+                return _boot(await self._get(pending, until))
+            return _boot(await self._again(lambda s: self._line.system(self._pool, s), until))
+
+        read = await look() if pending else _boot(system)
         wanted: Json = {"BootSourceOverrideEnabled": "Disabled"}
         if target == "Cd":
-            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": "Cd"}
-            if isinstance(boot, dict) and "BootSourceOverrideMode" in boot:
-                wanted["BootSourceOverrideMode"] = "UEFI"
-        path = _link(system)
+            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": quirks.boots_media_by(system)}
+            if _MODE in read:
+                wanted[_MODE] = "UEFI"
         for _ in range(TRIES):
             try:
-                await self._line.patch(self._pool, path, {"Boot": wanted}, self._left(until))
+                await self._line.patch(self._pool, pending or _link(system), {"Boot": wanted}, self._left(until))
             except BmcError as error:
-                if error.kind == "failed" and "BootSourceOverrideMode" in wanted:
-                    del wanted["BootSourceOverrideMode"]  # some take it, and refuse to be told what it is already
+                if error.kind == "failed" and _MODE in wanted:
+                    del wanted[_MODE]  # some take it, and refuse to be told what it is already
                 await self._pause(error, until)
-            read = await self._again(lambda s: self._line.system(self._pool, s), until)
+            read = await look()
             if boots_from(read, target):
                 return
             if target == "Hdd":  # in turns: a request may have been lost, or the BMC knows no such override
                 ended = "BootSourceOverrideTarget" in wanted
                 wanted = {"BootSourceOverrideEnabled": "Disabled"} if ended else dict(_DISK_FOR_GOOD)
-        raise BmcError("failed", f"it does not take that the next boot is from {target}")
+            if "BootSourceOverrideTarget" in wanted and not _by_uefi(read):
+                wanted[_MODE] = "UEFI"
+        told = (*_DISK_FOR_GOOD, _MODE)
+        now = ", ".join(f"{name.removeprefix('BootSourceOverride')} {read.get(name)}" for name in told)
+        raise BmcError("failed", f"it does not take that the next boot is from {target}: it reads {now}")
+
+    async def _pending(self, system: Json, until: float) -> str:
+        """Path of the settings that wait for the next start, where it is these that take the override (Nokia's, by
+        sushy's samples); empty where it is the system itself."""
+        settings = system.get("@Redfish.Settings")
+        path = _link(cast(Json, settings).get("SettingsObject")) if isinstance(settings, dict) else ""
+        if not path:
+            return ""
+        try:
+            found = await self._get(path, until)
+        except BmcError as error:
+            if error.kind in {"missing", "forbidden"}:
+                return ""
+            raise
+        return path if "BootSourceOverrideTarget" in _boot(found) else ""
 
     async def _restart(self, until: float) -> Reading:
         """Off, as read back, then on: a restart by one order shows nothing that could be read back."""
@@ -188,20 +229,51 @@ class Booting:
 
 
 _DISK_FOR_GOOD: Json = {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Hdd"}
+_MODE = "BootSourceOverrideMode"
 
 
-def boots_from(system: Json, target: Literal["Cd", "Hdd"]) -> bool:
-    """Whether the next boot is from there, as the system was read back.
+def _boot(system: Json) -> Json:
+    boot = system.get("Boot")
+    return cast(Json, boot) if isinstance(boot, dict) else {}
+
+
+def boots_from(boot: Json, target: Literal["Cd", "Hdd"]) -> bool:
+    """Whether the next boot is from there, by UEFI, as the system's `Boot` was read back.
 
     `Continuous` is as good as `Once` for a medium, which is ejected before anything else is booted: some BMCs know
-    nothing else, such as sushy-tools' emulator.
+    nothing else, such as sushy-tools' emulator. Without an override the mode says nothing.
     """
-    boot = system.get("Boot")
-    now = cast(Json, boot) if isinstance(boot, dict) else {}
-    enabled, source = now.get("BootSourceOverrideEnabled"), now.get("BootSourceOverrideTarget")
+    enabled, source = boot.get("BootSourceOverrideEnabled"), boot.get("BootSourceOverrideTarget")
     if target == "Cd":
-        return source == "Cd" and enabled in {"Once", "Continuous"}
-    return enabled == "Disabled" or source in {"None", "Hdd"}
+        return source in {"Cd", "UsbCd"} and enabled in {"Once", "Continuous"} and _by_uefi(boot)
+    return enabled == "Disabled" or source == "None" or (source == "Hdd" and _by_uefi(boot))
+
+
+def _by_uefi(boot: Json) -> bool:
+    """Not where it reads as the other mode; many do not tell, having no other."""
+    return boot.get(_MODE) != "Legacy"
+
+
+def _described(url: str) -> Json:
+    """What a BMC may want to be told of a medium beside its URL."""
+    return {**quirks.WANTED, "TransferProtocolType": urlsplit(url).scheme.upper()}
+
+
+def holds(drive: Json, url: str) -> bool:
+    """Whether the medium of that URL is in the drive, as the drive was read back.
+
+    BMCs show the URL as they like: with another host, as a share (`//10.0.0.2/media/x/ram.iso`), by its name only, or
+    not at all, which is taken. An HTTP URL with another path is another medium.
+    """
+    shown = drive.get("Image")
+    if not isinstance(shown, str) or not shown:
+        return drive.get("Inserted") is True
+    if drive.get("Inserted", True) is False:
+        return False
+    ours, theirs = urlsplit(url).path, urlsplit(shown).path
+    if urlsplit(shown).scheme in {"http", "https"}:
+        return theirs == ours
+    return theirs.rpartition("/")[2].casefold() == ours.rpartition("/")[2].casefold()
 
 
 def _link(thing: object) -> str:

@@ -156,4 +156,7 @@ def _refusal(error: sushy_errors.HTTPError) -> BmcError:
         "forbidden": "its user may not do this, or it has no licence for it",
         "missing": "it has no such resource",
     }.get(kind, "it says that it failed")
-    return BmcError(kind, f"{words} (HTTP {status}{names})", retry_after=max(seconds, busy.seconds if busy else 0.0))
+    wanted = quirks.wanted(error.body)
+    names += f", it wants {', '.join(sorted(wanted))}" if wanted else ""
+    wait = max(seconds, busy.seconds if busy else 0.0)
+    return BmcError(kind, f"{words} (HTTP {status}{names})", retry_after=wait, wants=wanted)

@@ -24,7 +24,7 @@ from bedplate.drivers.redfish.power import PowerControl, Reading
 from bedplate.drivers.redfish.session import Session
 from bedplate.drivers.redfish.states import Power
 from bedplate.drivers.redfish.wire import Limits
-from bedplate.model.blueprint import BmcRef
+from bedplate.model.blueprint import BmcRef, MetalEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import BmcView, Observation
 from bedplate.model.steps import (
@@ -41,6 +41,8 @@ from bedplate.model.steps import (
     Unknown,
 )
 from bedplate.ports import Netboot, NotOffered, Sink
+
+log = logging.getLogger("bedplate.redfish")
 
 PowerAction = Literal["on", "off", "cycle"]
 
@@ -119,11 +121,14 @@ class RedfishDriver:
                     reading = Reading(power="unknown", answered=False, error="its answer came too late")
                 return self._told(self._view(entry.server, reading))
             case PowerOff():
-                return self._off(entry.server, await control.off(end - _MARGIN), end)
+                result = self._changed(entry.server, "off", await control.off(end - _MARGIN), end)
+                if isinstance(result, Done) and isinstance(entry, MetalEntry):
+                    await self._cleared(entry.server, Booting(control, self._steps, self._limits), end)
+                return result
             case PowerOn():
                 if busy := self._taken(control):
                     return busy
-                return self._on(entry.server, await control.on(end - _MARGIN), end)
+                return self._changed(entry.server, "on", await control.on(end - _MARGIN), end)
             case BootMedia() | BootDisk():
                 return self._taken(control) or await self._boot(step, control, end)
 
@@ -137,11 +142,11 @@ class RedfishDriver:
         server, booting = step.entry.server, Booting(control, self._steps, self._limits)
         try:
             if isinstance(step, BootDisk):
-                return self._on(server, await booting.disk(end - _MARGIN), end)
+                return self._changed(server, "on", await booting.disk(end - _MARGIN), end)
             if self._netboot is None:
                 raise NotOffered("this controller gives out no media")
             url = await self._netboot.offer(step.entry)
-            return self._on(server, await booting.media(url, end - _MARGIN), end)
+            return self._changed(server, "on", await booting.media(url, end - _MARGIN), end)
         except NotOffered as error:
             return Failed(reason="NoMedium", message=f"{server} can't be booted: {error}")
         except BmcError as error:
@@ -150,29 +155,30 @@ class RedfishDriver:
             reason = {"settings": "BmcSettings", "unreachable": "BmcUnreachable"}.get(error.kind, "BootFailed")
             return Failed(reason=reason, message=f"{server}: {error.message}")
 
-    def _on(self, server: ServerName, r: Reading, end: float) -> StepResult:
-        if self._clock() > end:
-            return Unknown(message=f"the BMC of {server} answered too late; its power must be read again")
-        if r.answered and r.power == "on":
-            return self._told(self._view(server, r), "read back as on" + (f" ({r.reply})" if r.reply else ""))
-        if r.settings:
-            return Failed(reason="BmcSettings", message=f"{server}: {r.error}")
-        if r.ordered or r.answered:
-            return Unknown(message=f"whether {server} is on could not be read back: {r.error or r.reply or r.raw}")
-        return Failed(reason="BmcUnreachable", message=f"the BMC of {server} can't be asked: {r.error}")
+    async def _cleared(self, server: ServerName, booting: Booting, end: float) -> None:
+        """Nothing is to run on a bare server: what it booted from is taken out and given out no more. Its being off is
+        what counts, so it is no fault where that can't be done: the next boot ejects it."""
+        if self._netboot is not None:
+            await self._netboot.withdraw(server)
+        try:
+            await booting.clear(end - _MARGIN)
+        except BmcError as error:
+            log.info("%s is off; its drive was not emptied: %s", server, error.message)
 
-    def _off(self, server: ServerName, r: Reading, end: float) -> StepResult:
+    def _changed(self, server: ServerName, to: Literal["on", "off"], r: Reading, end: float) -> StepResult:
+        """What a change of power came to, by what was read back."""
         if self._clock() > end:
             return Unknown(message=f"the BMC of {server} answered too late; its power must be read again")
-        if r.answered and r.power == "off":
-            return self._told(self._view(server, r), "read back as off" + (f" ({r.reply})" if r.reply else ""))
+        if r.answered and r.power == to:
+            return self._told(self._view(server, r), f"read back as {to}" + (f" ({r.reply})" if r.reply else ""))
         if r.settings:
             return Failed(reason="BmcSettings", message=f"{server}: {r.error}")
         replied = f"; the order's reply: {r.reply}" if r.reply else ""
-        if r.answered and r.after_order and r.power == "on":
+        if to == "off" and r.answered and r.after_order and r.power == "on":
             return Failed(reason="PowerStillOn", message=f'{server} is still on: its BMC reads "{r.raw}"{replied}')
         if r.ordered or r.answered:
-            return Unknown(message=f"whether {server} is off could not be read back: {r.error or 'no answer'}{replied}")
+            why = r.error or r.raw or "no answer"
+            return Unknown(message=f"whether {server} is {to} could not be read back: {why}{replied}")
         return Failed(reason="BmcUnreachable", message=f"the BMC of {server} can't be asked: {r.error}{replied}")
 
     def _without_bmc(self, step: BmcStep) -> StepResult:

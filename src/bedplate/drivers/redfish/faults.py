@@ -14,12 +14,21 @@ class BmcError(Exception):
     """One request, or a login, that did not do what it should.
 
     `sent`: the request may have arrived, so an order may have its effect. `retry_after`: seconds that
-    the BMC asked for.
+    the BMC asked for. `wants`: names of what it says is missing in the request.
     """
 
-    def __init__(self, kind: Kind, message: str, *, retry_after: float = 0.0, sent: bool = True) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        retry_after: float = 0.0,
+        sent: bool = True,
+        wants: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(message)
         self.kind: Kind = kind
         self.message = message
         self.retry_after = retry_after
         self.sent = sent
+        self.wants = wants

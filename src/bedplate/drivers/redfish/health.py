@@ -65,6 +65,9 @@ class HealthReader:
 
     async def _storage(self, system: Json, get: Get) -> list[str]:
         found: list[str] = []
+        if not _ref(system.get("Storage")):  # older BMCs have nothing but the list of drives
+            for simple in await _collection(system, "SimpleStorage", get):
+                found += _listed("Drive", simple, "Devices")
         for storage in await _collection(system, "Storage", get):
             controllers = storage.get("StorageControllers")
             for part in [storage, *(controllers if isinstance(controllers, list) else [])]:

@@ -5,6 +5,7 @@ None of it decides whether a server is off: that is read back.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -41,6 +42,15 @@ OFF = ("ForceOff",)
 listed: lists are incomplete (openbmc/openbmc-test-automation#1916), and a refusal costs nothing."""
 ON = ("On", "ForceOn")
 
+WANTED = {"TransferProtocolType": "", "TransferMethod": "Stream", "UserName": "none", "Password": "none"}
+"""What Redfish leaves to whoever inserts a medium and some BMCs insist on, with what they are told; the protocol is the
+URL's. NVIDIA's DGX wants a login for a medium that needs none. (sushy virtual_media.py; the answers are among its
+samples)"""
+_WANTING = ("ActionParameterMissing", "PropertyMissing", "GeneralError")
+
+USB_CD_MAKERS = frozenset({"supermicro"})
+"""X11 and X12 know `Cd` and boot virtual media only by `UsbCd`, where they list it (sushy system.py)."""
+
 STRAY_401_SECONDS = 2.0
 """After a reset an iDRAC refuses right passwords now and then for minutes, and takes them at the next try
 (dell/iDRAC-Redfish-Scripting#383): a refusal is asked once more after so long before it is believed."""
@@ -60,6 +70,24 @@ def sayings(body: object) -> list[Saying]:
             known = msgspec.structs.replace(known, seconds=float(str(first)))
         found.append(known)
     return found
+
+
+def wanted(body: object) -> frozenset[str]:
+    """Which of `WANTED` an error's body says were missing in the request."""
+    found: set[str] = set()
+    for message in _messages(body):
+        if str(message.get("MessageId") or "").rpartition(".")[2] in _WANTING:
+            told = [message.get(field) for field in ("Message", "MessageArgs", "RelatedProperties")]
+            found |= set(re.findall(r"\w+", str(told)))
+    return frozenset(found.intersection(WANTED))
+
+
+def boots_media_by(system: dict[str, Any]) -> str:
+    """The boot source that its virtual CD drive is."""
+    boot = system.get("Boot")
+    listed = boot.get("BootSourceOverrideTarget@Redfish.AllowableValues") if isinstance(boot, dict) else None
+    maker = str(system.get("Manufacturer") or "").strip().lower()
+    return "UsbCd" if maker in USB_CD_MAKERS and isinstance(listed, list) and "UsbCd" in listed else "Cd"
 
 
 def choose(orders: tuple[str, ...], system: dict[str, Any]) -> str:
