@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` runs a real Kubernetes cluster in the lab, `make test` passes the tests.
 # Everything they need is set up by `scripts/setup` (Debian packages, a Python environment in .venv).
-.PHONY: setup check test test-long demo demo-failover demo-metal lint types unit fuzz bench docs clean
+.PHONY: setup check test test-long demo demo-failover demo-metal demo-compare lint types unit fuzz bench docs clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.ready
@@ -43,6 +43,9 @@ demo-failover: $(STAMP)
 
 demo-metal: $(STAMP)
 	$(PYTHON) scripts/demo_metal.py
+
+demo-compare: $(STAMP)
+	$(PYTHON) scripts/demo_compare.py
 
 # New seeds each time: they begin where the clock is. `make fuzz FIRST=4711` tells those from 4711 on again.
 FIRST ?= $(shell date +%s)

@@ -140,6 +140,8 @@ class ClusterProfile(Plain, frozen=True):
     kubernetes: str = ""
     """Version, such as `1.35`; empty: the same for all."""
     control_plane: int = 3
+    plane: NodeShape = NodeShape(cpu=2, memory="4Gi")
+    """Of its control plane's machines; kubeadm asks for 2 CPUs and 2 GiB at least, twice the memory is common."""
     node: NodeShape | None = None
     """Of its workers on VMs; not given: what wastes least."""
     dedicated: bool = False
@@ -273,6 +275,7 @@ def _faults(p: Profile) -> Iterator[str]:
         where = f"clusters[{i}]"
         if c.control_plane not in (1, 3, 5, 7):
             yield f"{where}.controlPlane: {c.control_plane} keeps no quorum; write 1, 3, 5 or 7"
+        yield from _quantity(f"{where}.plane.memory", c.plane.memory)
         if c.node is not None:
             yield from _quantity(f"{where}.node.memory", c.node.memory)
         yield from _doubles(f"{where}.workloads", [w.name for w in c.workloads], "give another name")

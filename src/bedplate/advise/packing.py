@@ -27,8 +27,6 @@ LEAST_NODES = 2
 """Of a pool whose work has more than one replica: one server's failure must not take all of it."""
 AS_GOOD = 1.05
 """A shape of VM that takes this much more memory than the best one is as good."""
-PLANE_CPU, PLANE_MIB = 2, 4096
-"""A control plane's machine: kubeadm asks for 2 CPUs and 2 GiB at least; twice the memory is common."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,8 +293,9 @@ class _LayingOut:
 
     def _fill(self, found: dict[str, int], groups: list[Group], clusters: list[ClusterProfile]) -> None:
         """Servers for machines that may share them, dominant models first."""
-        planes = sum(c.control_plane for c in clusters)
-        machines = [_Machine(PLANE_CPU, overhead(PLANE_CPU, PLANE_MIB), 0.0, planes)]
+        machines = [
+            _Machine(c.plane.cpu, overhead(c.plane.cpu, c.plane.memory_mib), 0.0, c.control_plane) for c in clusters
+        ]
         machines += [_Machine(g.cpu, overhead(g.cpu, g.memory_mib), g.peak / g.nodes, g.nodes) for g in groups]
         machines.sort(key=lambda m: (-m.memory, -m.cpu, m.peak))
         least = max((c.control_plane for c in clusters), default=0)

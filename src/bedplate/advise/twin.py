@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from bedplate.advise.fleet import Profile, ServerModel, Workload
-from bedplate.advise.packing import EVICTION_MIB, PLANE_CPU, PLANE_MIB, Group, Layout
+from bedplate.advise.packing import EVICTION_MIB, Group, Layout
 from bedplate.sim.durations import Ranges
 from bedplate.sim.scenario.plain import Time
 from bedplate.sim.scenario.setting import Application, Pool, Servers, Setting, Tenant
@@ -40,8 +40,8 @@ def setting_of(profile: Profile, layout: Layout, *, seed: int = 1) -> Setting:
         mine = [g for g in layout.groups if g.cluster == cluster.name]
         clusters[cluster.name] = Tenant(
             control_plane=cluster.control_plane,
-            cpu=PLANE_CPU,
-            memory=f"{PLANE_MIB}Mi",
+            cpu=cluster.plane.cpu,
+            memory=cluster.plane.memory,
             spread=spread,
             pools={g.name: _pool(g, spread) for g in mine},
             apps=tuple(_app(w, g) for g in mine for w in cluster.workloads if w.name in g.workloads),

@@ -28,6 +28,10 @@ START_LIMIT = 60.0
 END_LIMIT = 20.0
 
 
+_EXEC_LOOKS, _EXEC_LOOK_SECONDS = 5, 0.005
+"""How often, and how long between, a process is looked at that seems to have no environment."""
+
+
 def boot_id() -> str:
     """Identity of the running kernel's boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -134,15 +138,29 @@ def marked(folder: Path, part: str = "") -> list[ProcessId]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        try:
-            environment = Path("/proc", entry, "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
+        environment = _environment_of(entry)
         if needle in environment and (not part or second in environment):
             process = identify(int(entry))
             if alive(process) and process is not None:
                 found.append(process)
     return found
+
+
+def _environment_of(pid: str) -> list[bytes]:
+    """The environment of a process; empty where there is none to be read.
+
+    For a moment within its exec a process has none yet, though whoever started it goes on already: it is looked at again.
+    """
+    for _ in range(_EXEC_LOOKS):
+        try:
+            found = Path("/proc", pid, "environ").read_bytes()
+            if found:
+                return found.split(b"\0")
+            os.readlink(f"/proc/{pid}/exe")  # a thread of the kernel has no program
+        except OSError:
+            break
+        time.sleep(_EXEC_LOOK_SECONDS)
+    return []
 
 
 def kill_marked(

@@ -66,7 +66,7 @@ def test_memory_of_vms_is_never_over_committed() -> None:
     found = profile()
     layout = deciding.plans(found)["vm"].layout
     asked = sum(g.nodes * packing.overhead(g.cpu, g.memory_mib) for g in layout.groups)
-    asked += layout.planes * packing.overhead(packing.PLANE_CPU, packing.PLANE_MIB)
+    asked += sum(c.control_plane * packing.overhead(c.plane.cpu, c.plane.memory_mib) for c in found.clusters)
     spare = found.operations.spares
     assert asked <= sum(found.model(m).memory_mib * n for m, n in layout.hypervisors.items()) - spare * 128 * 1024
 

@@ -58,7 +58,7 @@ def clusters(items: list[Json], pools: list[Json]) -> tuple[ClusterProfile, ...]
         if k not in work:
             raise FleetError(f"nodepool {pool['metadata']['name']}: there is no cluster {k[1]} in namespace {k[0]}")
         machine: Json = spec.get("machine") or {}
-        shape = NodeShape(cpu=int(machine.get("cpu") or 2), memory=str(machine.get("memory") or "4Gi"))
+        shape = _shape(machine)
         shapes.setdefault(k, shape)
         replicas = int(spec.get("replicas") or 0)
         if replicas:
@@ -74,14 +74,22 @@ def clusters(items: list[Json], pools: list[Json]) -> tuple[ClusterProfile, ...]
     found: list[ClusterProfile] = []
     for item in items:
         k, spec = _key(item), item.get("spec", {})
-        name = k[1] if k[0] == "default" else f"{k[0]}-{k[1]}"
-        plane = int((spec.get("controlPlane") or {}).get("replicas") or 1)
-        kubernetes = ".".join(str(spec.get("kubernetes", "")).split(".")[:2])
-        shape = shapes.get(k)
+        plane: Json = spec.get("controlPlane") or {}
         found.append(
-            ClusterProfile(name=name, kubernetes=kubernetes, control_plane=plane, node=shape, workloads=tuple(work[k]))
+            ClusterProfile(
+                name=k[1] if k[0] == "default" else f"{k[0]}-{k[1]}",
+                kubernetes=".".join(str(spec.get("kubernetes", "")).split(".")[:2]),
+                control_plane=int(plane.get("replicas") or 1),
+                plane=_shape(plane.get("machine") or {}),
+                node=shapes.get(k),
+                workloads=tuple(work[k]),
+            )
         )
     return tuple(found)
+
+
+def _shape(machine: Json) -> NodeShape:
+    return NodeShape(cpu=int(machine.get("cpu") or 2), memory=str(machine.get("memory") or "4Gi"))
 
 
 def _key(item: Json) -> tuple[str, str]:
