@@ -149,7 +149,7 @@ def marked(folder: Path, part: str = "") -> list[ProcessId]:
 def _environment_of(pid: str) -> list[bytes]:
     """The environment of a process; empty where there is none to be read.
 
-    For a moment within its exec a process has none yet, though whoever started it goes on already: it is looked at again.
+    For a moment within its exec a process has none yet, though its parent goes on already: it is looked at again.
     """
     for _ in range(_EXEC_LOOKS):
         try:
