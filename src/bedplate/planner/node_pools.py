@@ -12,7 +12,7 @@ from bedplate.model.ids import Key
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
-from bedplate.planner import control_plane, machines, maintain, metal_pools, rollout, spare, versions
+from bedplate.planner import control_plane, machines, maintain, metal_pools, rollout, spare, substrates, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -72,9 +72,6 @@ def grow(p: Planning, unit: Key) -> None:
         owner = object_key(pool)
         if s.entry is None or not s.wanted:
             _wait_for_cluster(p, s, owner, pool)
-        elif pool.spec.machine.substrate == "auto":
-            said = f"substrate {pool.spec.machine.substrate} is not supported yet; use vm or metal"
-            p.wait(owner, Waiting.NOT_BUILT, said)
         else:
             _grow_pool(p, s, owner, pool)
 
@@ -109,7 +106,7 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
         return
     mold = _mold(s, owner, pool, image)
     on_servers, in_domains = machines.siblings(p, [m for m in s.machines if m.owner == owner], pool.spec.spread)
-    why = f"pool {pool.metadata.name} is to have {pool.spec.replicas} machines"
+    why = f"pool {pool.metadata.name} is to have {pool.spec.replicas} machines{_where(p, owner)}"
     if old:
         why = f"pool {pool.metadata.name} is rolled out: {next(iter(old.values()))}"
     replaces = any(m.owner == owner and m.desired != "run" for m in s.machines)
@@ -131,6 +128,15 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
         on_servers[m.server] += 1
         if pool.spec.spread:
             in_domains[p.index.fleet.server(m.server).domains.get(pool.spec.spread, "")] += 1
+
+
+def _where(p: Planning, owner: Key) -> str:
+    """Of a pool that says `auto`: why it is where it is, for `bedplate why`."""
+    declared = p.spec.node_pools.get(owner)
+    if declared is None or declared.spec.machine.substrate != "auto":
+        return ""
+    substrate, by = substrates.wanted(p.spec.fleet.substrate, declared)
+    return f" on {'VMs' if substrate == 'vm' else 'metal'}: {by}"
 
 
 def shape_image_missing(p: Planning, s: Scope, owner: Key, pool: NodePool) -> bool:

@@ -12,6 +12,7 @@ from bedplate.model.blueprint import ClusterEntry, MachineEntry
 from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.inventory import ClusterView, NodeView
 from bedplate.model.kinds.cluster import Cluster, NodePool
+from bedplate.planner import substrates
 from bedplate.planner.context import Planning
 
 parse_mib = lru_cache(maxsize=4096)(quantity.parse_mib)
@@ -49,10 +50,14 @@ class Scope:
         return self.entry is None or (self.entry.desired == "present" and self.entry.uid == d.metadata.uid)
 
     def pools(self) -> list[NodePool]:
-        """Its declared pools that are not being deleted."""
+        """Its declared pools that are not being deleted; of `substrate: auto`, each where it is to be now."""
         keys = sorted(self.p.index.pools_of.get(self.cluster, ()))
-        pools = (self.p.spec.node_pools[k] for k in keys if k in self.p.spec.node_pools)
-        return [pool for pool in pools if not pool.metadata.deletion_timestamp]
+        pools = ((k, self.p.spec.node_pools[k]) for k in keys if k in self.p.spec.node_pools)
+        return [
+            substrates.resolved(self.p, pool, self.running(k))
+            for k, pool in pools
+            if not pool.metadata.deletion_timestamp
+        ]
 
     # --- planned ---
 

@@ -32,11 +32,31 @@ class Reserve(Wire, frozen=True):
     """A failure-domain label: the reserve is kept within each domain; empty: over the whole fleet."""
 
 
+class SubstrateRule(Wire, frozen=True):
+    """Where node pools of `substrate: auto` with these labels go."""
+
+    match: dict[str, str] = {}
+    """Labels that the NodePool must have; empty: every one has them."""
+    use: Literal["vm", "metal"] = "vm"
+    reason: str = ""
+    """For people."""
+
+
+class SubstratePolicy(Wire, frozen=True):
+    """Where node pools of `substrate: auto` go: the first rule that fits decides."""
+
+    rules: tuple[SubstrateRule, ...] = ()
+    otherwise: Literal["vm", "metal"] = "vm"
+    hold_seconds: int = 3600
+    """A pool that has a machine younger than this is not moved to the other substrate yet."""
+
+
 class FleetPolicySpec(Wire, frozen=True):
     paused: str = ""
     """A reason: nothing is moved, restarted, fenced or replaced by itself until it is empty again."""
     balance: Balance = Balance()
     reserve: Reserve = Reserve()
+    substrate: SubstratePolicy = SubstratePolicy()
 
 
 class FleetPolicy(BedplateObject, frozen=True):

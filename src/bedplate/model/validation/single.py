@@ -371,6 +371,12 @@ def _fleet_policy(f: FleetPolicy) -> Iterator[Fault]:
     yield from at_least("spec.balance.horizonSeconds", f.spec.balance.horizon_seconds, 60)
     yield from at_least("spec.balance.minGainPercent", f.spec.balance.min_gain_percent, 0)
     yield from at_least("spec.reserve.servers", f.spec.reserve.servers, 0)
+    yield from at_least("spec.substrate.holdSeconds", f.spec.substrate.hold_seconds, 0)
+    for i, rule in enumerate(f.spec.substrate.rules):
+        for k, v in rule.match.items():
+            said = label_key_fault(k) or label_value_fault(v)
+            if said:
+                yield Fault(f"spec.substrate.rules[{i}].match", said)
 
 
 def _secret(s: Secret) -> Iterator[Fault]:

@@ -65,7 +65,7 @@ class Pool(Plain, frozen=True):
     drain_timeout: Time = Time(600)
     max_surge: int = 1
     max_unavailable: int = 0
-    substrate: Literal["vm", "metal"] = "vm"
+    substrate: Literal["vm", "metal", "auto"] = "vm"
 
 
 class Application(Plain, frozen=True):
