@@ -52,6 +52,7 @@ def settle(p: Planning, m: MachineEntry) -> None:
     here, there = _at(p, m, m.server), _at(p, m, m.source)
     runs_here = here is not None and here.state == "running"
     runs_there = there is not None and there.state in ALIVE
+    none_here = here is None or here.state not in ALIVE
     if p.dead(m.source):
         _without_source(p, m, here)
     elif p.dead(m.server):
@@ -60,14 +61,15 @@ def settle(p: Planning, m: MachineEntry) -> None:
         p.wait(m.key, Waiting.MIGRATION, f"it moves live from {m.source} to {m.server}: {m.reason}")
     elif runs_here and not runs_there:
         _arrived(p, m)
-    elif m.desired in {"drain", "remove"} and (here is None or here.state not in ALIVE):
+    elif m.desired in {"drain", "remove"} and none_here:
         back = msgspec.structs.replace(m, server=m.source, source=ServerName(""))
         p.put(back, f"{m.name} goes from where it is, {m.source}: it is given up and moves no more")
-    elif runs_there and _tries(p, m, "MigrateDomain") >= _TRIES:
+    # A guest that is paused here is on its way: the libvirts carry a move on, whoever has stopped waiting for its end.
+    elif runs_there and none_here and _tries(p, m, "MigrateDomain") >= _TRIES:
         _call_off(p, m, p.attempt(m.key, "MigrateDomain").last_error)
-    elif runs_there and _tries(p, m, "ReceiveDomain") >= _TRIES:
+    elif runs_there and none_here and _tries(p, m, "ReceiveDomain") >= _TRIES:
         _call_off(p, m, p.attempt(m.key, "ReceiveDomain").last_error)
-    elif not runs_there and not runs_here and (here is None or here.state not in ALIVE):
+    elif not runs_there and none_here:
         said = f"{m.name} ended while it moved from {m.source}; it is started on {m.server}"
         p.put(_ended(p, m), said)
     else:
