@@ -46,7 +46,18 @@ from bedplate.model.lifecycle import Phase
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
-from bedplate.model.steps import Done, Failed, PullImage, Refused, Step, StepResult, Ticket, Unknown
+from bedplate.model.steps import (
+    Done,
+    Failed,
+    PowerOff,
+    PullImage,
+    ReadPower,
+    Refused,
+    Step,
+    StepResult,
+    Ticket,
+    Unknown,
+)
 from bedplate.planner import balance
 from bedplate.planner.plan import PlanCache, PlanInput, PlanResult, plan
 
@@ -465,6 +476,9 @@ class Engine:
         self._gate.ended(step)
         if isinstance(step, PullImage):  # several machines may wait for one image
             self._look.update(self.index.by_server.get(step.server, set()))
+        elif isinstance(step, PowerOff | ReadPower) and key("metal", step.entry.server) in self.blueprint.entries:
+            # Off, read anew, is no change of what is seen, and confirms the end of the machine that was there.
+            self._look.update(self.index.by_server.get(step.entry.server, set()))
         self._projection.touch(step.target)
         self._news([step.target])
 

@@ -326,7 +326,7 @@ class BlueprintIndex:
     def touched_by(self, view: AnyView) -> Iterable[Key]:
         """Entries that may need another look because of this view."""
         match view:
-            case ServerView():
+            case ServerView() | BmcView():  # of a bare server, power tells whether its machine has ended
                 return (key("server", view.server), key("metal", view.server), *self.by_server.get(view.server, ()))
             case DomainView():
                 return self._with_cluster(key("machine", view.uid))
@@ -337,7 +337,7 @@ class BlueprintIndex:
                 return tuple(self.by_cluster.get(view.cluster, ()))
             case RetainedDiskView():
                 return (key("retained-disk", view.uid), key("machine", view.uid))
-            case BmcView() | LeaseView():
+            case LeaseView():
                 return (key("server", view.server),)
             case MetalView():
                 return (key("metal", view.server),)
