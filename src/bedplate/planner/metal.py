@@ -151,7 +151,8 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
 
     The clock is that of the step that began it, so that a controller which was away is not taken for a slow server.
     """
-    boot = "BootDisk" if entry.written else "BootMedia"
+    disk = entry.state == "deploying" and entry.written  # after quarantine, what is written is not booted
+    boot = "BootDisk" if disk else "BootMedia"
     begun = p.attempt(entry.key, boot).of(entry.generation)
     if begun.running or not begun.succeeded:
         if not begun.count:
@@ -165,7 +166,7 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
     limit = begun.succeeded + p.policy.metal_boot_timeout
     seen = p.inventory.server(entry.server)
     lost = seen is not None and not seen.value.connected and seen.value.run == entry.run
-    if lost and seen is not None and seen.time > begun.succeeded and not entry.written:
+    if lost and seen is not None and seen.time > begun.succeeded and not disk:
         limit = min(limit, seen.time + p.policy.metal_lost)
     if p.now < limit:
         p.at(limit)
