@@ -145,21 +145,13 @@ def _place(world: World, cluster: SimCluster, pod: SimPod) -> None:
     if not world.api(cluster):
         return
     load: dict[str, int] = {}
-    asked: dict[str, tuple[float, int]] = {}
     for other in cluster.pods.values():
         if other.node:
             load[other.node] = load.get(other.node, 0) + (100 if other.app.name == pod.app.name else 1)
-            cpu, memory = asked.get(other.node, (0.0, 0))
-            asked[other.node] = (cpu + other.app.cpu, memory + other.app.memory_mib)
-    fit = [
-        n
-        for n in cluster.nodes.values()
-        if n.worker
-        and n.ready
-        and not n.unschedulable
-        and not n.out_of_service
-        and _takes(world, cluster, n, pod.app, asked.get(n.name, (0.0, 0)))
-    ]
+    fit = [n for n in cluster.nodes.values() if n.worker and n.ready and not n.unschedulable and not n.out_of_service]
+    if pod.app.pool or pod.app.cpu or pod.app.memory_mib:
+        asked = _asked(cluster)
+        fit = [n for n in fit if _takes(world, n, pod.app, asked.get(n.name, (0.0, 0)))]
     if not fit:
         return
     node = min(fit, key=lambda n: (load.get(n.name, 0), n.name))
@@ -176,10 +168,18 @@ def _place(world: World, cluster: SimCluster, pod: SimPod) -> None:
     _start(world, cluster, pod, node)
 
 
-def _takes(world: World, cluster: SimCluster, node: SimNode, app: App, asked: tuple[float, int]) -> bool:
+def _asked(cluster: SimCluster) -> dict[str, tuple[float, int]]:
+    """Cores and MiB that the pods of each node request."""
+    found: dict[str, tuple[float, int]] = {}
+    for pod in cluster.pods.values():
+        if pod.node:
+            cpu, memory = found.get(pod.node, (0.0, 0))
+            found[pod.node] = (cpu + pod.app.cpu, memory + pod.app.memory_mib)
+    return found
+
+
+def _takes(world: World, node: SimNode, app: App, asked: tuple[float, int]) -> bool:
     """True where the node is of the app's pool and has room for one more of its pods."""
-    if not app.pool and not app.cpu and not app.memory_mib:
-        return True
     domain = next(iter(world.live.get(node.uid, ())), None)
     if domain is None:
         return False
