@@ -13,8 +13,6 @@ from bedplate.advise.amounts import (
     CarbonPerKwh,
     Count,
     Factor,
-    MoneyPerCoreYear,
-    Rate,
     Share,
     Watts,
     Years,
@@ -34,19 +32,8 @@ CPU_OVERHEAD = Published(
     "openstack-in-production, August 2015",
     "KVM: about 5 % tuned, 9 % without guest NUMA; pinning gives 3 % of it back",
 )
-PODS_ON_ESXI = Published(
-    Rate(0.0, 0.04, 0.08), "blogs.vmware.com/performance, October 2019", "(vendor) pods on ESXi against metal"
-)
 GPU_SHARE = Published(
     Factor(0.944, 0.98, 1.05), "blogs.vmware.com/performance, October 2021", "(vendor) inference, vGPU against metal"
-)
-CPU_PESSIMISTIC = Published(
-    Factor(2.19, 2.19, 2.19), "thenewstack.io, 24 November 2023 (Gcore)", "(pessimistic: the VM shared its host)"
-)
-PGBENCH_PESSIMISTIC = Published(
-    Factor(1.91, 2.25, 2.59),
-    "thenewstack.io, 24 November 2023 (Gcore)",
-    "(pessimistic) transactions on metal against a VM: 14,087/7,359 with 8 GB, 12,029/4,636 with 75 GB",
 )
 RAM_WRITE_PESSIMISTIC = Published(
     Factor(2.81, 2.81, 2.81),
@@ -69,27 +56,14 @@ DISK_QUEUE = Published(
     "4k random reads at queue depth 1: 10.5k by aio, 21.6k by a userspace NVMe driver",
 )
 VM_MEMORY_SHARE, VM_MEMORY_FIXED_MIB, VM_MEMORY_PER_VCPU_MIB = 0.002, 218, 8
-VM_MEMORY_ORIGIN = "openshift-docs#98819"
-VM_CREATE = Published(
-    Amount(23.0, 24.0, 60.0), "R. Aboukhalil, 2018", "create to SSH: 23-25 s up to 32 vCPUs, < 60 s up to 96"
-)
-METAL_DEPLOY = Published(
-    Amount(600.0, 720.0, 1800.0), "Chameleon; terraform-provider-maas#175", "deploy: 10-30 min; MAAS ~12"
-)
-NODE_REBOOT = Published(
-    Amount(900.0, 1050.0, 1200.0), "openshift-docs, update duration", "metal takes over 15 min to be back"
-)
+"""What a VM takes beside its own memory (openshift-docs#98819)."""
 FAILURE_BASE, FAILURE_PER_DIMM, FAILURE_PER_SSD = 0.024, 0.001, 0.002
-FAILURE_ORIGIN = "AzurePublicDataset GreenSKU afr_data.yaml (Hyrax, OSDI'23)"
+"""Of a server in a year (AzurePublicDataset GreenSKU `afr_data.yaml`; Hyrax, OSDI'23)."""
 REPAIR_MU, REPAIR_SIGMA = 0.05, 1.42
-"""Of the logarithm of hours."""
-REPAIR_ORIGIN = "LANL05 in OpenDC: LogN(0.05, 1.42) hours"
+"""Of the logarithm of hours (LANL05 in OpenDC)."""
 PATCHES = Published(Count(12.0, 12.0, 12.0), "kubernetes/website", "Kubernetes' patch releases come monthly")
 IDLE = Published(Watts(160.0, 160.0, 160.0), "SPECpower in ccf-coefficients, March 2026", "two sockets")
 FULL = Published(Watts(770.0, 770.0, 770.0), "SPECpower in ccf-coefficients, March 2026", "two sockets")
-LOAD_CURVE: tuple[tuple[float, float], ...] = ((0.1, 0.20), (0.5, 0.53), (1.0, 0.95))
-"""Power against load, as a share of TDP."""
-LOAD_CURVE_ORIGIN = "GreenSKU CPU.yaml"
 PUE = Published(Factor(1.58, 1.58, 1.58), "Uptime Institute 2023, via upsite.com")
 GRID = Published(CarbonPerKwh(0.35, 0.35, 0.35), "GreenSKU params.yaml")
 LIFE = Published(Years(6.0, 6.0, 6.0), "GreenSKU params.yaml: 72 months")
@@ -97,10 +71,6 @@ CARBON_DIMM_GB = Published(Carbon(1.65, 1.65, 1.65), "GreenSKU", "DDR5, for each
 CARBON_SSD_TB = Published(Carbon(17.3, 17.3, 17.3), "GreenSKU", "for each TB")
 CARBON_NIC = Published(Carbon(58.0, 58.0, 58.0), "GreenSKU")
 CARBON_CHASSIS = Published(Carbon(350.0, 350.0, 350.0), "GreenSKU")
-SUITES: dict[str, Published] = {
-    "VCF": Published(MoneyPerCoreYear(350, 350, 350, "USD"), "redresscompliance.com, 2026", "list price"),
-    "VVF": Published(MoneyPerCoreYear(135, 135, 135, "USD"), "redresscompliance.com, 2026", "list price"),
-}
 LICENCE_CORES_PER_CPU, LICENCE_CORES_LEAST = 16, 72
 """A suite's licence counts 16 cores for each CPU at least, and 72 in all."""
 NODE_DECLARED_LOST = Published(
@@ -109,7 +79,4 @@ NODE_DECLARED_LOST = Published(
 PODS_EVICTED = Published(Amount(300.0, 300.0, 300.0), "kubernetes/website nodes.md", "the default toleration")
 FORCE_DETACH = Published(
     Amount(360.0, 360.0, 360.0), "kubernetes/website nodes.md", "until a volume is detached by force"
-)
-VSPHERE_HA = Published(
-    Amount(25.0, 29.0, 33.0), "yellow-bricks.com; Broadcom docs", "15-18 s to declare, 10-15 s to place"
 )

@@ -6,7 +6,6 @@ import msgspec
 
 from bedplate.advise.fleet import ClusterProfile, Substrate, Workload
 
-PASSTHROUGH_ORIGIN = "harvesterhci.io: passthrough devices, RDMA and local disks without a copy cannot move live"
 DEVICES: dict[str, str] = {
     "gpu": "passed through, it ties the VM to its server; shared as vGPU it needs a licence",
     "sriov": "passed through, it ties the VM to its server",
@@ -15,7 +14,8 @@ DEVICES: dict[str, str] = {
     "fpga": "passed through, it ties the VM to its server",
     "usb": "it stays in one server",
 }
-"""Special devices, and what keeps each from being virtualised well."""
+"""Special devices, and what keeps each from being virtualised well: passed through, they, and RDMA, cannot move live
+(harvesterhci.io)."""
 
 
 class Ruling(msgspec.Struct, frozen=True):
