@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -74,23 +74,23 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, sweep: Sweep, seed: int) -> Run | None:
-        """The run, if it is there whole."""
+    def get(self, digest: str, seed: int) -> Run | None:
+        """The run of a sweep of that digest, if it is there whole."""
         try:
-            return msgspec.json.decode(self._path(sweep, seed).read_bytes(), type=Run)
+            return msgspec.json.decode(self._path(digest, seed).read_bytes(), type=Run)
         except (OSError, msgspec.DecodeError):
             return None
 
-    def put(self, sweep: Sweep, run: Run) -> None:
+    def put(self, digest: str, run: Run) -> None:
         """Keep a run; a reader sees all of it or nothing."""
-        path = self._path(sweep, run.seed)
+        path = self._path(digest, run.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")
         half.write_bytes(msgspec.json.encode(run))
         half.replace(path)
 
-    def _path(self, sweep: Sweep, seed: int) -> Path:
-        return self._folder / sweep.digest / f"{seed}.json"
+    def _path(self, digest: str, seed: int) -> Path:
+        return self._folder / digest / f"{seed}.json"
 
 
 def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Run]:
@@ -99,13 +99,23 @@ def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Ru
     Raises:
         ScenarioError: the fleet does not become Ready on that layout.
     """
-    left: list[int] = []
+    if kept is None:
+        yield from _run(sweep, sweep.seeds, jobs)
+        return
+    digest, left = sweep.digest, list[int]()
     for seed in sweep.seeds:
-        known = kept.get(sweep, seed) if kept is not None else None
+        known = kept.get(digest, seed)
         if known is None:
             left.append(seed)
         else:
             yield known
+    for one in _run(sweep, left, jobs):
+        kept.put(digest, one)
+        yield one
+
+
+def _run(sweep: Sweep, left: Sequence[int], jobs: int) -> Iterator[Run]:
+    """Tell those seeds in so many processes."""
     if not left:
         return
     jobs = min(jobs or os.cpu_count() or 1, len(left))
@@ -115,16 +125,14 @@ def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Ru
     for share in shares:
         share.start()
     try:
-        yield from _received(results, jobs, sweep, kept)
+        yield from _received(results, jobs)
     finally:
         for share in shares:
             share.terminate()
             share.join()
 
 
-def _received(
-    results: SimpleQueue[Run | BaseException | None], jobs: int, sweep: Sweep, kept: Kept | None
-) -> Iterator[Run]:
+def _received(results: SimpleQueue[Run | BaseException | None], jobs: int) -> Iterator[Run]:
     while jobs:
         got = results.get()
         if got is None:
@@ -132,21 +140,17 @@ def _received(
         elif isinstance(got, BaseException):
             raise got
         else:
-            if kept is not None:
-                kept.put(sweep, got)
             yield got
 
 
 def begun(profile: Profile, setting: Setting) -> Simulator:
     """The twin, Ready and calm. Raises `ScenarioError`."""
-    sim = opening.simulator(setting, seed=setting.seed, keep=False)
-    ranges = ranges_of(profile)
-    sim.world.durations.ranges = ranges
+    sim = opening.simulator(setting, seed=setting.seed, keep=False, ranges=ranges_of(profile))
     opening.begin(sim, setting, within=READY_WITHIN)
     return sim
 
 
-def _tell(sweep: Sweep, seeds: list[int], results: SimpleQueue[Run | BaseException | None]) -> None:
+def _tell(sweep: Sweep, seeds: Sequence[int], results: SimpleQueue[Run | BaseException | None]) -> None:
     """In a process of its own: bring the world to its beginning once, and tell each seed in a copy of it."""
     try:
         sim = begun(sweep.profile, setting_of(sweep.profile, sweep.layout))

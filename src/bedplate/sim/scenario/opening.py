@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bedplate.sim.durations import Durations, Ranges
 from bedplate.sim.scenario import setting
 from bedplate.sim.scenario.plain import ScenarioError
 from bedplate.sim.scenario.setting import Setting
@@ -15,10 +16,18 @@ CALM = 60.0
 """Seconds between Ready and the story's beginning, in which pods start."""
 
 
-def simulator(world: Setting, *, seed: int, store: SimStore | None = None, keep: bool = True) -> Simulator:
-    """The simulator of a setting's world. Raises `ScenarioError`."""
-    policy = setting.policy_of(world)
-    return Simulator(setting.world_of(world), store=store or SimStore(), seed=seed, policy=policy, keep=keep)
+def simulator(
+    world: Setting, *, seed: int, store: SimStore | None = None, keep: bool = True, ranges: Ranges | None = None
+) -> Simulator:
+    """The simulator of a setting's world; `ranges`: how long things take there. Raises `ScenarioError`."""
+    return Simulator(
+        setting.world_of(world),
+        store=store or SimStore(),
+        seed=seed,
+        policy=setting.policy_of(world),
+        durations=Durations(seed, ranges),
+        keep=keep,
+    )
 
 
 def begin(sim: Simulator, world: Setting, *, within: float) -> None:
