@@ -43,7 +43,41 @@ class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     """What is said where nobody knows it."""
 
 
-def events_of(profile: Profile, plan: Plan, runs: Sequence[Run]) -> Events:
+def gather(
+    fleets: Mapping[str, tuple[Profile, Plan]], runs: Mapping[str, Sequence[Run]], value: Value
+) -> dict[str, Evidence]:
+    """What is known of each, by its name.
+
+    Args:
+        runs: Of those that were simulated, with the same seeds.
+        value: Gives all of them the same draw of each quantity.
+    """
+    found: dict[str, Evidence] = {}
+    for name, (profile, plan) in fleets.items():
+        told = runs.get(name, ())
+        found[name] = Evidence(
+            profile=profile, plan=plan, runs=told, events=_events_of(profile, plan, told), value=value
+        )
+    return found
+
+
+def faults(evidence: Mapping[str, Evidence], names: Mapping[str, str]) -> tuple[str, ...]:
+    """What went wrong in runs: what rests on these is not to be trusted. `names`: for people, where they differ."""
+    found: list[str] = []
+    for key, e in evidence.items():
+        name = names.get(key, key)
+        found += [f"{name}, seed {r.seed}: {said}" for r in e.runs for said in r.wrong]
+        found += [f"{name}, seed {r.seed}: not all was Ready at the end" for r in e.runs if not r.ready]
+    return tuple(found)
+
+
+def simulated(evidence: Mapping[str, Evidence]) -> tuple[int, float]:
+    """How many runs there are of each at least, and the years of one."""
+    count = min((len(e.runs) for e in evidence.values()), default=0)
+    return count, next((r.years for e in evidence.values() for r in e.runs), 0.0)
+
+
+def _events_of(profile: Profile, plan: Plan, runs: Sequence[Run]) -> Events:
     """Of a year: as simulated, or by rates where nothing was."""
     if not runs:
         return cost.expected_events(profile, plan.layout)

@@ -126,17 +126,10 @@ def compare(profile: Profile, plans: Mapping[str, Plan], runs: Mapping[str, Sequ
     Args:
         runs: Of each alternative, with the same seeds; empty: nothing was simulated, and such rows are not known.
     """
-    draws = Draws()
-    evidence: dict[str, Evidence] = {
-        a: Evidence(
-            profile=profile,
-            plan=plans[a],
-            runs=runs.get(a, ()),
-            events=capabilities.events_of(profile, plans[a], runs.get(a, ())),
-            value=draws,
-        )
-        for a in ALTERNATIVES
-    }
+    evidence = capabilities.gather({a: (profile, plans[a]) for a in ALTERNATIVES}, runs, Draws())
+    vm, metal = _of(evidence["vm"]), _of(evidence["metal"])
+    even = cost.licence_break_even(profile, vm, metal)
+    count, years = capabilities.simulated(evidence)
     rows, found = [], {}
     for quantity in QUANTITIES:
         samples = capabilities.find_all(evidence, quantity)
@@ -146,22 +139,22 @@ def compare(profile: Profile, plans: Mapping[str, Plan], runs: Mapping[str, Sequ
     return Comparison(
         fleet=profile.name,
         currency=profile.currency,
-        rows=tuple(_with_flips(r, profile, evidence) for r in rows),
+        rows=tuple(_with_flip(r, profile, even) for r in rows),
         verdict=_verdict(profile, found, evidence),
         fits={a: fit_of(e.plan) for a, e in evidence.items()},
         costs={a: _costs(e) for a, e in evidence.items()},
-        sensitivities=tuple(cost.sensitivities(profile, _of(evidence["vm"]), _of(evidence["metal"]))[:12]),
-        licence_break_even=cost.licence_break_even(profile, _of(evidence["vm"]), _of(evidence["metal"])),
-        licence_curve=tuple(_licence_curve(profile, evidence)),
+        sensitivities=tuple(cost.sensitivities(profile, vm, metal)[:12]),
+        licence_break_even=even,
+        licence_curve=tuple(_licence_curve(profile, evidence, even)),
         workloads=tuple(_workloads(profile, evidence)),
         recoveries={
             a: tuple(s.recovered for r in e.runs for s in r.struck if s.recovered > 0) for a, e in evidence.items()
         },
-        runs=min((len(e.runs) for e in evidence.values()), default=0),
-        years=next((r.years for e in evidence.values() for r in e.runs), 0.0),
+        runs=count,
+        years=years,
         calibrated=tuple(sorted(profile.durations)),
         emulated=profile.emulated,
-        faults=tuple(_faults(evidence)),
+        faults=capabilities.faults(evidence, NAMES),
     )
 
 
@@ -198,14 +191,6 @@ def fit_of(plan: Plan) -> Fit:
     )
 
 
-def _faults(evidence: Mapping[str, Evidence]) -> list[str]:
-    found: list[str] = []
-    for a, e in evidence.items():
-        found += [f"{NAMES[a]}, seed {r.seed}: {said}" for r in e.runs for said in r.wrong]
-        found += [f"{NAMES[a]}, seed {r.seed}: not all was Ready at the end" for r in e.runs if not r.ready]
-    return found
-
-
 # --- cost ---------------------------------------------------------------------------------------------------------
 
 
@@ -219,15 +204,15 @@ def _costs(e: Evidence) -> Costs:
     return Costs(items=items, quantiles=tuple(np.quantile(found.total, np.linspace(0, 1, 21)).tolist()))
 
 
-def _licence_curve(profile: Profile, evidence: Mapping[str, Evidence]) -> list[tuple[float, dict[str, float]]]:
-    even = cost.licence_break_even(profile, _of(evidence["vm"]), _of(evidence["metal"]))
+def _licence_curve(
+    profile: Profile, evidence: Mapping[str, Evidence], even: float | None
+) -> list[tuple[float, dict[str, float]]]:
     top = max(400.0, 1.5 * (even or 0.0))
     found: list[tuple[float, dict[str, float]]] = []
     for price in np.linspace(0.0, top, 21).tolist():
         licence = MoneyPerCoreYear.of(price)
         priced = msgspec.structs.replace(profile, prices=msgspec.structs.replace(profile.prices, hypervisor=licence))
-        totals = {a: float(cost.of(priced, *_of(e), Middle()).total[0]) for a, e in evidence.items()}
-        found.append((price, {str(a): t for a, t in totals.items()}))
+        found.append((price, {a: float(cost.of(priced, *_of(e), Middle()).total[0]) for a, e in evidence.items()}))
     return found
 
 
@@ -244,11 +229,10 @@ def _workloads(profile: Profile, evidence: Mapping[str, Evidence]) -> list[PerWo
                 per = d.replicas * run.years
                 silent.setdefault(k, {}).setdefault(a, []).append(d.silent / 60.0 / per)
                 felt.setdefault(k, {}).setdefault(a, []).append(d.interruptions / per)
-    placed = {
-        (p.cluster, p.workload): {str(a): q for a, e in evidence.items() for q in e.plan.placed
-                                  if (q.cluster, q.workload) == (p.cluster, p.workload)}
-        for p in evidence["vm"].plan.placed
-    }  # fmt: skip
+    placed: dict[tuple[str, str], dict[str, Placed]] = {}
+    for a, e in evidence.items():
+        for p in e.plan.placed:
+            placed.setdefault((p.cluster, p.workload), {})[a] = p
     return [
         PerWorkload(
             cluster=c.name,
@@ -285,7 +269,7 @@ def _verdict(profile: Profile, found: _Found, evidence: Mapping[str, Evidence]) 
         winner = "undecided"
     return Verdict(
         winner=winner,
-        sentence=_sentence(profile, winner, order, possible, evidence, found),
+        sentence=_sentence(profile, winner, order, possible, evidence, found, twin),
         scores=scores,
         by_capability=by_capability,
         weights=weights,
@@ -344,6 +328,7 @@ def _sentence(
     scores: Mapping[str, float],
     evidence: Mapping[str, Evidence],
     found: _Found,
+    twin: str,
 ) -> str:
     if not order:
         return "No alternative holds all workloads on these servers."
@@ -351,7 +336,7 @@ def _sentence(
         alike = " and ".join(NAMES[a] for a in order[:2])
         return f"Undecided: {alike} are within a hundredth of each other over all capabilities."
     name = {"vm": "all on VMs", "metal": "all on metal", "mix": "a mix of both"}[winner]
-    if winner in ("vm", "metal") and evidence["mix"].plan.layout == evidence[winner].plan.layout:
+    if twin == winner:
         name += ", and no mix costs less"
     layout = evidence[winner].plan.layout
     money = found["cost"][1]
@@ -367,14 +352,10 @@ def _sentence(
     return f"For this fleet: {name}. It takes {', '.join(parts)}{behind}."
 
 
-def _with_flips(row: Row, profile: Profile, evidence: Mapping[str, Evidence]) -> Row:
+def _with_flip(row: Row, profile: Profile, even: float | None) -> Row:
     """What would change a row's verdict, where that is known."""
-    if row.name != "cost" or row.said:
+    if row.name != "cost" or row.said or even is None:
         return row
-    even = cost.licence_break_even(profile, _of(evidence["vm"]), _of(evidence["metal"]))
-    if even is None:
-        return row
-    said = (
-        f"metal costs less than VMs from a hypervisor's licence of {even:,.0f} {profile.currency} per core and year on"
-    )
+    price = f"{even:,.0f} {profile.currency}"
+    said = f"metal costs less than VMs from a hypervisor's licence of {price} per core and year on"
     return msgspec.structs.replace(row, said=said)

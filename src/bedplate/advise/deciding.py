@@ -47,8 +47,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plans(profile: Profile) -> dict[str, Plan]:
     """The three alternatives."""
     return {
-        "vm": _uniform(profile, "vm"),
-        "metal": _uniform(profile, "metal"),
+        "vm": uniform(profile, "vm"),
+        "metal": uniform(profile, "metal"),
         "mix": _Mixing(profile).plan(),
     }
 
@@ -76,7 +76,8 @@ def _placed(cluster: ClusterProfile, w: Workload, substrate: Substrate, reason: 
     return Placed(cluster=cluster.name, workload=w.name, substrate=substrate, reason=reason, rule=rule)
 
 
-def _uniform(profile: Profile, substrate: Literal["vm", "metal"]) -> Plan:
+def uniform(profile: Profile, substrate: Literal["vm", "metal"]) -> Plan:
+    """All on one substrate, as far as the hard rules allow."""
     ruled = _ruled(profile)
     said = f"all is on {'VMs' if substrate == 'vm' else 'metal'} that may be"
     placed = {

@@ -207,8 +207,8 @@ def _v2(case: Case) -> Said:
 def _alone(profile: Profile, cluster: str) -> tuple[float, float]:
     """What one cluster costs if it is all there is, on VMs and on metal."""
     only = msgspec.structs.replace(profile, clusters=tuple(c for c in profile.clusters if c.name == cluster))
-    plans = deciding.plans(only)
-    return deciding.yearly(only, plans["vm"].layout), deciding.yearly(only, plans["metal"].layout)
+    vm, metal = (deciding.yearly(only, deciding.uniform(only, s).layout) for s in ("vm", "metal"))
+    return vm, metal
 
 
 def _s9(case: Case) -> Said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bedplate.advise import capabilities
-from bedplate.advise.capabilities import QUANTITIES, Evidence
+from bedplate.advise.capabilities import QUANTITIES
 from bedplate.advise.comparing import Fit, Shown, fit_of
 from bedplate.advise.deciding import Plan
 from bedplate.advise.draws import Draws, bootstrap, interval
@@ -54,17 +54,8 @@ def vary(
         fleets: `BASE` and `VARIANT`.
         runs: Of the same seeds.
     """
-    draws = Draws()
-    evidence = {
-        name: Evidence(
-            profile=profile,
-            plan=plan,
-            runs=runs.get(name, ()),
-            events=capabilities.events_of(profile, plan, runs.get(name, ())),
-            value=draws,
-        )
-        for name, (profile, plan) in fleets.items()
-    }
+    evidence = capabilities.gather(fleets, runs, Draws())
+    count, years = capabilities.simulated(evidence)
     changes: list[Change] = []
     for q in QUANTITIES:
         samples = capabilities.find_all(evidence, q)
@@ -88,11 +79,9 @@ def vary(
         alternative=alternative,
         changes=tuple(changes),
         fits={name: fit_of(plan) for name, (_, plan) in fleets.items()},
-        runs=min((len(r) for r in runs.values()), default=0),
-        years=next((r.years for found in runs.values() for r in found), 0.0),
-        faults=tuple(
-            f"{name}, seed {r.seed}: {said}" for name, found in runs.items() for r in found for said in r.wrong
-        ),
+        runs=count,
+        years=years,
+        faults=capabilities.faults(evidence, {}),
     )
 
 

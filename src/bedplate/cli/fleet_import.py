@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from bedplate.advise import calibrating, deciding, fleet
-from bedplate.advise.deciding import ALTERNATIVES
 from bedplate.advise.fleet import ClusterProfile, FleetError, Profile, ServerModel
 from bedplate.advise.importing import grouping, kubectl, lists, live
 from bedplate.advise.importing.grouping import Seen
@@ -130,7 +129,7 @@ def summarise(profile: Profile) -> None:
     work = sum(1 for _ in profile.workloads())
     print(f"{profile.name}: {servers} servers of {len(profile.servers)} models, {len(profile.clusters)} clusters, "
           f"{work} workloads")  # fmt: skip
-    for name, plan in ((a, deciding.plans(profile)[a]) for a in ALTERNATIVES):
+    for name, plan in deciding.plans(profile).items():
         layout = plan.layout
         needs = ", ".join(f"{n} {m}" for m, n in layout.servers.items()) or "nothing"
         short = ", ".join(f"{n} {m} too few" for m, n in layout.shortage.items())
