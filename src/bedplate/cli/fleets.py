@@ -18,7 +18,7 @@ from bedplate.advise.runs import Kept, Sweep
 from bedplate.advise.runs import run as run_sweep
 from bedplate.advise.whatif import WhatIf
 from bedplate.advise.years import Run
-from bedplate.cli import output
+from bedplate.cli.bars import Bar
 from bedplate.cli.errors import UserError
 from bedplate.cli.times import span
 from bedplate.drivers.artifacts.cache import default_root
@@ -133,42 +133,22 @@ def simulate(what: Mapping[str, tuple[Profile, Plan]], args: argparse.Namespace)
     return found
 
 
-class _Bar:
-    """Progress on the standard error: a bar on a terminal, else a line for each alternative."""
+class _Bar(Bar):
+    """Progress on the standard error: a bar on a terminal, else a line at the end."""
 
     def __init__(self, total: int) -> None:
+        super().__init__("simulating", total, before=("{task.description}",), error=True)
         self._total = total
         self._done = 0
         self._began = time.monotonic()
-        self._bar = None
-        if not output.plain(sys.stderr):
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._task = self._bar.add_task("simulating", total=total)
-
-    def __enter__(self) -> _Bar:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def say(self, name: str) -> None:
         """What is run now."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=f"simulating {name}")
+        self.update(description=f"simulating {name}")
 
     def step(self) -> None:
         """One more is done."""
         self._done += 1
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done)
-        elif self._done == self._total:
+        self.update(completed=self._done)
+        if not self.shown and self._done == self._total:
             print(f"simulated {self._total} histories in {span(time.monotonic() - self._began)}", file=sys.stderr)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bedplate.cli import output
+from bedplate.cli.bars import Bar
 from bedplate.cli.times import span
 from bedplate.sim import fuzz as fuzzing
 from bedplate.sim.fuzz_play import Result, play
@@ -139,13 +140,13 @@ def fuzz(seeds: Sequence[int], *, servers: int, hours: float, jobs: int, keep: P
     began = time.monotonic()
     results: list[Result] = []
     wrong: list[Result] = []
-    with _Progress(len(seeds)) as progress:
+    with Bar("stories", len(seeds), after=("{task.fields[wrong]} wrong",), wrong=0) as progress:
         for result in fuzzing.run(seeds, servers=servers, hours=hours, jobs=jobs or os.cpu_count() or 1):
             results.append(result)
             if result.wrong:
                 wrong.append(result)
                 progress.note(f"seed {result.seed}: {result.wrong[0]}")
-            progress.set(len(results), len(wrong))
+            progress.update(completed=len(results), wrong=len(wrong))
     seconds = time.monotonic() - began
     told = sum(r.hours for r in results)
     print(
@@ -181,38 +182,3 @@ def _rule(said: str) -> str:
     """Of what a sentence speaks: which rule, liveness, a crash."""
     found = re.search(r"refused|rule \d|not live|ping-pong|crashed|truth|rest", said)
     return found[0] if found else said[:12]
-
-
-class _Progress:
-    """A bar on a terminal, nothing elsewhere but what went wrong."""
-
-    def __init__(self, total: int) -> None:
-        self._bar = None
-        if not output.plain():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[wrong]} wrong"), TimeRemainingColumn()
-            )
-            self._task = self._bar.add_task("stories", total=total, wrong=0)
-
-    def __enter__(self) -> _Progress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def set(self, done: int, wrong: int) -> None:
-        """So many are told."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, wrong=wrong)
-
-    def note(self, text: str) -> None:
-        """Write a line above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False)
-        else:
-            print(text, flush=True)
