@@ -27,7 +27,7 @@ from bedplate.drivers.redfish.wire import Limits
 from bedplate.model.blueprint import BmcRef, ServerEntry
 from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
 from bedplate.model.inventory import AnyView, BmcView, Observation
-from bedplate.model.steps import BmcStep, PowerOff, ReadPower, StepResult, Ticket
+from bedplate.model.steps import BmcStep, Done, PowerOff, ReadPower, StepResult, Ticket
 from bedplate.ports import Bmc
 
 HV1 = ServerName("hv1")
@@ -279,6 +279,14 @@ class Troubled(_Real):
     async def stop(self) -> None:
         self.bmc.stop()
         await super().stop()
+
+
+def on(result: StepResult) -> None:
+    """The step has ended well, and the server's power was read back as on."""
+    assert isinstance(result, Done), result
+    (view,) = result.views
+    assert isinstance(view, BmcView)
+    assert view.power == "on"
 
 
 def throw(error: Exception) -> None:

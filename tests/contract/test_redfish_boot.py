@@ -13,13 +13,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bootable_bmc import ANOTHER, BootableBmc
-from redfish_rig import QUICK, SECRET, Clock, News, secret, throw
+from redfish_rig import QUICK, SECRET, Clock, News, on, secret, throw
 from troublesome_bmc import SYSTEM, Drop, Hang, error
 
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic, ServerEntry
 from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
-from bedplate.model.inventory import BmcView
 from bedplate.model.steps import BmcStep, BootDisk, BootMedia, Done, Failed, PowerOff, PowerOn, StepResult, Ticket
 from bedplate.ports import NotOffered
 
@@ -103,13 +102,6 @@ def make() -> Iterator[Make]:
     yield bench
     for b in made:
         b.bmc.stop()
-
-
-def on(result: StepResult) -> None:
-    assert isinstance(result, Done), result
-    (view,) = result.views
-    assert isinstance(view, BmcView)
-    assert view.power == "on"
 
 
 @pytest.mark.parametrize("power", ["On", "Off"])

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from recorded_bmc import SAMPLES, RecordedBmc, refusal, sample
-from redfish_rig import QUICK, SECRET, Clock, News, secret
+from redfish_rig import QUICK, SECRET, Clock, News, on, secret
 from troublesome_bmc import Say
 
 from bedplate.drivers.redfish.driver import RedfishDriver
@@ -98,13 +98,6 @@ def make() -> Iterator[Make]:
     yield bench
     for b in made:
         b.bmc.stop()
-
-
-def on(result: StepResult) -> None:
-    assert isinstance(result, Done), result
-    (view,) = result.views
-    assert isinstance(view, BmcView)
-    assert view.power == "on"
 
 
 SYSTEMS = ["system", "systemv1_20", "system_managedby_missing_manager_present"]
