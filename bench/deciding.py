@@ -1,7 +1,7 @@
 """Deciding: years of a fleet a minute, the same on two cores as on one, and a large comparison from kept results.
 
-The peer of the simulated years is virtual time itself against the goal of ten minutes for 20 runs of a year of 100
-servers and 1,000 machines on two cores; two processes are compared with one in the same run.
+The simulated years are told against the goal of ten minutes for 20 runs of a year of 100 servers and 1,000 machines on
+two cores; two processes are compared with one in the same run.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 
 from bedplate.advise import comparing, deciding, runs
-from bedplate.advise.deciding import ALTERNATIVES
-from bedplate.advise.fleet import ClusterProfile, Profile, ServerModel, Use, Workload, read, write
+from bedplate.advise.amounts import Count, Money, MoneyPerKwh, Share
+from bedplate.advise.fleet import ClusterProfile, Operations, Prices, Profile, ServerModel, Use, Workload
 from bedplate.advise.runs import Sweep
-from bedplate.advise.years import Run
 from bench.report import Figure
 
 GOAL_SECONDS = 600.0
@@ -24,31 +23,31 @@ PATCHES = 4
 def fleet(servers: int, workloads: int, replicas: int) -> Profile:
     """So many equal servers and workloads, ten of them in a cluster."""
     model = ServerModel(
-        name="s", count=servers * 3, cpus=64, memory="512Gi", place={"rack": ("r1", "r2", "r3", "r4")},
-    )  # fmt: skip
-    found = Profile(servers=(model,), clusters=tuple(_clusters(workloads, replicas)), name="bench", currency="EUR")
-    raw = write(found)
-    raw["operations"] = {"patches": PATCHES}
-    raw["servers"][0]["price"] = 10_000
-    raw["prices"] = {"electricity": 0.2}
-    return read(raw, "bench")
+        name="s",
+        count=servers * 3,
+        cpus=64,
+        memory="512Gi",
+        price=Money.of(10_000),
+        place={"rack": ("r1", "r2", "r3", "r4")},
+    )
+    return Profile(
+        servers=(model,),
+        clusters=tuple(_clusters(workloads, replicas)),
+        name="bench",
+        currency="EUR",
+        prices=Prices(electricity=MoneyPerKwh.of(0.2)),
+        operations=Operations(patches=Count.of(PATCHES)),
+    )
 
 
 def _clusters(workloads: int, replicas: int) -> Iterator[ClusterProfile]:
-    raw = {"mean": 0.3, "peak": 0.6}
-    use = Use(mean=_share(raw["mean"]), peak=_share(raw["peak"]))
+    use = Use(mean=Share.of(0.3), peak=Share.of(0.6))
     for first in range(0, workloads, 10):
         work = tuple(
             Workload(name=f"w{n}", replicas=replicas, cpu=2 + n % 4, memory=f"{8 + 4 * (n % 5)}Gi", use=use)
             for n in range(first, min(first + 10, workloads))
         )
         yield ClusterProfile(name=f"c{first // 10}", workloads=work)
-
-
-def _share(value: float) -> object:
-    from bedplate.advise.amounts import Share
-
-    return Share.of(value)
 
 
 def run(small: bool) -> Iterator[Figure]:
@@ -80,8 +79,7 @@ def run(small: bool) -> Iterator[Figure]:
     large = fleet(round(1000 * size), round(200 * size), 60)
     began = time.perf_counter()
     plans = deciding.plans(large)
-    told: dict[str, list[Run]] = {a: [] for a in ALTERNATIVES}
-    comparing.compare(large, plans, told)
+    comparing.compare(large, plans, {})
     took = time.perf_counter() - began
     yield Figure(
         what=f"compare {plans['vm'].layout.count} servers and {round(200 * size)} workloads, nothing to simulate",
