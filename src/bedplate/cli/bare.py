@@ -1,4 +1,4 @@
-"""What people ask of bare servers: added, accepted, looked at again, erased, retired. Decides nothing."""
+"""What people ask of bare servers: added, accepted, given a role, looked at again, erased, retired. Decides nothing."""
 
 from __future__ import annotations
 
@@ -103,6 +103,25 @@ def retire(session: Session, args: argparse.Namespace) -> int:
         _patch(session, name, {"spec": {"metal": {"retired": not args.undo}}})
         print(f"server/{name} {'is taken back' if args.undo else 'retires'}", flush=True)
     return _wait(session, args, "available" if args.undo else "retired", begun=True)
+
+
+def role(session: Session, args: argparse.Namespace) -> int:
+    """Have accepted bare servers be hypervisors, or be given back."""
+    for name in args.names:
+        spec = session.read(session.kind("server"), name)["spec"]
+        if not spec.get("accepted"):
+            said = f"server/{name} is not accepted: whoever runs it now gives it its role. "
+            raise UserError(f"{said}A bare server is accepted first: `bedplate server accept {name}`")
+    where = _listed(args.names)
+    if args.to == "hypervisor":
+        _confirm(args, f"The disks of {where} are overwritten.", "Make hypervisors of them", "nothing was changed")
+    else:
+        said = f"Machines on {where} move away; then what is on the disks is lost."
+        _confirm(args, said, "Give them back", "nothing was changed")
+    for name in args.names:
+        _patch(session, name, {"spec": {"role": args.to}})
+        print(f"server/{name} is to be {'a hypervisor' if args.to == 'hypervisor' else 'free'}", flush=True)
+    return _wait(session, args, "deployed" if args.to == "hypervisor" else "available", begun=True)
 
 
 def _listed(names: list[str]) -> str:

@@ -316,7 +316,8 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
         if view.error and AGENT_AWAY not in view.error:
             message = f"{view.error}; {message}"
     bare = engine.blueprint.metal(view.server)
-    if lost is None and (bare is not None or _is_bare(s, view)):
+    hosts = bare is not None and bare.host is not None and bare.state == "deployed" and s.spec.role == "hypervisor"
+    if lost is None and (bare is not None or _is_bare(s, view)) and not hosts:
         phase, ready = status_metal.conditions(engine, s, bare)
         found = [ready]
     else:

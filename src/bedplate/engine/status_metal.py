@@ -56,6 +56,7 @@ def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
         state=entry.state,
         since=timestamp(entry.since),
         machine=m.name if m is not None else "",
+        image=entry.host.image.name if entry.host is not None else "",
         root_disk=entry.root_disk,
         task=view.task if view is not None else "",
         progress=f"{view.progress:.0%}" if view is not None and view.task else "",

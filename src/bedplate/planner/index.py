@@ -214,8 +214,13 @@ class Index:
 
     @property
     def fleet_work(self) -> bool:
-        """True where anything is to be decided over all servers: one is lost, failing or in maintenance."""
-        return bool(self._servers) or any(s.maintenance_until > 0.0 or s.failing for s in self.fleet.servers.values())
+        """True where anything is to be decided over all servers: one is lost, or is to be emptied."""
+        return bool(self._servers) or any(s.may_be_emptied for s in self.fleet.servers.values())
+
+    def retained_on(self, server: ServerName) -> list[RetainedDiskEntry]:
+        """Disks that are kept on the server itself."""
+        found = [e for e in self.entries.values() if isinstance(e, RetainedDiskEntry) and e.server == server]
+        return [e for e in found if not self.fleet.is_shared(e.disk_pool)]
 
     def units_on(self, server: ServerName) -> Iterable[Unit]:
         """Units that have machines or retained disks on the server."""
@@ -308,6 +313,13 @@ class Images:
         for image in sorted(usable, key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name)):
             if image.spec.kubernetes_version:
                 self.newest[image.spec.kubernetes_version] = self.refs[image.metadata.name]
+        self.hosts = {i.metadata.name for i in usable if i.spec.system == "hypervisor" and i.spec.metal.digest}
+        """Names of those that make a bare server a hypervisor."""
+        self.newest_host = max(
+            (i for i in usable if i.metadata.name in self.hosts),
+            key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name),
+            default=None,
+        )
         self.releases = {r.spec.version for r in spec.releases.values() if not r.metadata.deletion_timestamp}
 
 

@@ -1,4 +1,4 @@
-"""Servers in maintenance, and servers whose hardware is failing, are emptied: live where that can be, in turns.
+"""Servers in maintenance, with failing hardware or soon with another role are emptied: live where it can be, in turns.
 
 What can't go says why. Nodes on local disks are rolled out by their pools and control planes, which ask `emptying`.
 """
@@ -25,7 +25,7 @@ def emptying(p: Planning, m: MachineEntry) -> str:
 
 def maintain(p: Planning) -> None:
     """Move what can move away from each server in maintenance, within the bounds."""
-    servers = [s for s in p.index.fleet.servers.values() if s.maintenance_until > 0.0 or s.failing]
+    servers = [s for s in p.index.fleet.servers.values() if s.may_be_emptied]
     critical = [s for s in servers if s.failing == "critical" and not s.in_maintenance(p.now)]
     hypervisors = sum(1 for s in p.index.fleet.servers.values() if s.hypervisor)
     many = len(critical) > max(1, MANY * hypervisors)

@@ -100,7 +100,8 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
     state = p.index.fleet.server(entry.server)
     declared = p.spec.servers.get(key("server", entry.server))
     hardware = entry.hardware
-    if declared is None or entry.state != "available" or hardware is None or p.busy(entry.key):
+    host = declared is not None and declared.spec.role == "hypervisor"
+    if declared is None or host or entry.state != "available" or hardware is None or p.busy(entry.key):
         return Rejection.NOT_AVAILABLE
     if state.unschedulable or p.paused(declared) or declared.spec.metal.retired:
         return Rejection.UNSCHEDULABLE

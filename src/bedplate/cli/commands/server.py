@@ -93,9 +93,20 @@ def _configure_bare(actions: Any) -> None:
             action.add_argument("--undo", action="store_true", help="take them back into service")
         if name in {"accept", "erase", "retire"}:
             action.add_argument("-y", "--yes", action="store_true", help="don't ask first")
-        action.add_argument("--wait", action="store_true", help="wait until it is done")
-        add_timeout(action, "2h", "longest wait")
-        add_connection(action)
+        _add_waiting(action)
+    role = actions.add_parser("role", help="make accepted bare servers hypervisors, or give them back")
+    role.add_argument("names", metavar="NAME", nargs="+", help="servers")
+    role.add_argument("--to", required=True, choices=("hypervisor", "free"),
+                      help="hypervisor: written, booted, used for virtual machines; free: emptied, erased, available "
+                      "to pools on metal")  # fmt: skip
+    role.add_argument("-y", "--yes", action="store_true", help="don't ask first")
+    _add_waiting(role)
+
+
+def _add_waiting(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--wait", action="store_true", help="wait until it is done")
+    add_timeout(action, "2h", "longest wait")
+    add_connection(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
             return bare.add(Session(args), args)
         case "accept":
             return bare.accept(Session(args), args)
+        case "role":
+            return bare.role(Session(args), args)
         case "retire":
             return bare.retire(Session(args), args)
         case _:

@@ -64,14 +64,19 @@ class Metal(Wire, frozen=True):
     boot_mac: str = ""
     """MAC address of the interface on that network; empty: the first by which the controller answers."""
     root_disk: RootDisk = RootDisk()
+    image: str = ""
+    """Name of the Image that makes it a hypervisor where its role says so; empty: the newest one for that."""
     erase: bool = True
-    """Erase all its disks when a machine has left it. False: what is on them stays until it is overwritten."""
+    """Erase all its disks when a machine has left it, or when it is no hypervisor any more. False: what is on them
+    stays until it is overwritten."""
     retired: bool = False
     """True: it is erased, switched off, and taken by nothing any more."""
 
 
 class ServerSpec(Wire, frozen=True):
     role: ServerRole = "free"
+    """`hypervisor`: it runs virtual machines; a bare server that was accepted as `free` is deployed as one, and given
+    back where that is edited again. `free` and `node`: pools on metal may claim it."""
     bmc: Bmc | None = None
     accepted: bool = False
     """True: a person has released it. Only then is it booted by Bedplate, and its disks may be overwritten."""
@@ -124,6 +129,8 @@ class MetalStatus(Wire, frozen=True):
     since: str = ""
     machine: str = ""
     """Name of the machine that it is claimed by."""
+    image: str = ""
+    """Name of the image that makes it a hypervisor."""
     root_disk: str = ""
     task: str = ""
     progress: str = ""
@@ -255,6 +262,8 @@ class ImageSpec(Wire, frozen=True):
     kubernetes_version: str = ""
     """The release inside, `1.35.3`; empty: a user's own image."""
     bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
+    system: Literal["node", "hypervisor"] = "node"
+    """What it is: of machines (nodes and users' own), or what makes a bare server a hypervisor."""
     architecture: str = "amd64"
 
 
