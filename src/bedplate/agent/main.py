@@ -173,7 +173,7 @@ async def _work(state: AgentState, file: EnrolFile | None, options: _Options, ke
         leases = keeping.begin(identity)
         use = options.use if options.use != "auto" else await asyncio.to_thread(accelerator)
         log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, use)
-        host = Host(identity.server, host_uuid, use, options.address)
+        host = Host(identity.server, host_uuid, use, options.address, deployed=options.deployed)
         parts = _Parts(state, identity, host, options, leases, worker, guest_workers, movers)
         await parts.run()
     finally:

@@ -87,7 +87,7 @@ def _released(inp: PlanInput, t: Tables, old: MetalEntry) -> Iterator[Wrong]:
 
 
 def _drained(inp: PlanInput, m: MachineEntry) -> bool:
-    """It was drained for as long as a drain may last, or ended meanwhile: whatever is left of it there is left behind."""
+    """It was drained for as long as a drain may last, or ended meanwhile: what is left of it there is left behind."""
     before = inp.parent.entries.get(m.key)
     if not isinstance(before, MachineEntry) or before.desired == "run":
         return False

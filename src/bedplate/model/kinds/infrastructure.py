@@ -215,9 +215,22 @@ class Network(BedplateObject, frozen=True):
     status: NetworkStatus = NetworkStatus()
 
 
+class PoolMount(Wire, frozen=True):
+    """What servers mount at a shared disk pool's path, as mount(8) takes it."""
+
+    type: str = "nfs4"
+    source: str = ""
+    """`10.20.0.9:/pools/shared`."""
+    options: str = ""
+    """Such as `hard,vers=4.2`; empty: the file system's own."""
+
+
 class DiskPoolSpec(Wire, frozen=True):
     type: Literal["shared", "local"] = "local"
     path: str = ""
+    mount: PoolMount | None = None
+    """Of a shared pool: agents mount it where it is not. Without it, whoever makes a server mounts it there, and a
+    hypervisor that Bedplate deployed does not serve the pool."""
     server_selector: dict[str, str] = {}
     retention_hours: float = 72.0
     """How long disks of replaced machines are kept."""
