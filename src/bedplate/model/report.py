@@ -102,3 +102,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...] = ()
     waiting: Mapping[Key, WaitingOn | None] = {}
     """Only for keys that were looked at; None: no longer waits."""
+
+
+def still_there(machines: int) -> str:
+    """How many machines are on a server that is to be empty, as a sentence."""
+    return "1 machine is still on it" if machines == 1 else f"{machines} machines are still on it"

@@ -9,7 +9,7 @@ from collections import Counter
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ServerName, key
-from bedplate.model.report import Waiting
+from bedplate.model.report import Waiting, still_there
 from bedplate.planner import moves, placement, relocation
 from bedplate.planner.context import Planning
 from bedplate.planner.servers import MANY
@@ -53,7 +53,7 @@ def _empty(p: Planning, name: ServerName) -> None:
             stuck[why] += 1
     if leaving:
         said = "; ".join(f"{n} {why}" for why, n in sorted(stuck.items())) or "the last ones are moving"
-        p.wait(key("server", name), Waiting.MAINTENANCE, f"{len(leaving)} machines are still on it: {said}")
+        p.wait(key("server", name), Waiting.MAINTENANCE, f"{still_there(len(leaving))}: {said}")
 
 
 def _move(p: Planning, m: MachineEntry) -> str:

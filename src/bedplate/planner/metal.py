@@ -14,7 +14,7 @@ from bedplate.model.inventory import MetalView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
-from bedplate.model.report import Waiting
+from bedplate.model.report import Waiting, still_there
 from bedplate.model.whereabouts import left_bare, ram_system
 from bedplate.planner import addresses
 from bedplate.planner.context import Planning
@@ -384,7 +384,7 @@ def _vacate(p: Planning, entry: MetalEntry, declared: Server) -> None:
     left = p.index.by_server.get(entry.server, {})
     kept = [d.name for d in p.index.retained_on(entry.server)]
     if left:
-        _wait(p, entry, f"{len(left)} machines are still on it")
+        _wait(p, entry, still_there(len(left)))
     elif kept:
         named = ", ".join(sorted(kept))
         _wait(p, entry, f"it holds retained disks ({named}); delete them, or copy them away and then delete them")
