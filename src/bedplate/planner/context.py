@@ -13,7 +13,7 @@ import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
 from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry, RetainedDiskEntry, ServerEntry
-from bedplate.model.ids import Generation, Key, MachineUid, ServerName, key
+from bedplate.model.ids import Generation, Key, MachineUid, ServerName
 from bedplate.model.inventory import DomainView, Inventory, Observation
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.virtual_machine import VirtualMachine
@@ -233,8 +233,7 @@ class Planning:
 
     def lost(self, name: ServerName) -> ServerEntry | None:
         """What is planned about a server that is not heard of; None where it is well."""
-        entry = self.index.entries.get(key("server", name))
-        return entry if isinstance(entry, ServerEntry) else None
+        return self.index.lost(name)
 
     def dead(self, name: ServerName) -> bool:
         """True where the server's end is confirmed: nothing of it writes any more."""

@@ -57,6 +57,7 @@ class Index:
         self.fleet = Fleet(seed, spec.disk_pools)
         self._servers: dict[Key, ServerEntry] = {}
         self._metal: dict[Key, MetalEntry] = {}
+        self._in_order: dict[ClusterKey, list[MachineEntry]] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
         self.waiters: set[Unit] = set()
@@ -145,6 +146,7 @@ class Index:
             self._carried[m.key] = m
         if m.is_node:
             self.by_cluster[m.cluster][m.key] = m
+            self._in_order.pop(m.cluster, None)
         else:
             self.by_owner[m.owner][m.key] = m
 
@@ -154,6 +156,7 @@ class Index:
         self._carried.pop(m.key, None)
         if m.is_node:
             self.by_cluster[m.cluster].pop(m.key, None)
+            self._in_order.pop(m.cluster, None)
         else:
             self.by_owner[m.owner].pop(m.key, None)
 
@@ -203,6 +206,18 @@ class Index:
     def metal(self, server: ServerName) -> MetalEntry | None:
         """The entry of that bare server; None where nobody accepted it."""
         return self._metal.get(key("metal", server))
+
+    def lost(self, server: ServerName) -> ServerEntry | None:
+        """The entry of a server that is not heard of; None where it is well."""
+        return self._servers.get(key("server", server)) if self._servers else None
+
+    def machines_of(self, cluster: ClusterKey) -> list[MachineEntry]:
+        """A cluster's machines in the order of their creation; not to be changed."""
+        found = self._in_order.get(cluster)
+        if found is None:
+            members = self.by_cluster.get(cluster, {}).values()
+            found = self._in_order[cluster] = sorted(members, key=lambda m: (m.created, m.uid))
+        return found
 
     def all_metal(self) -> Iterable[MetalEntry]:
         """Bare servers that a person accepted."""

@@ -17,7 +17,8 @@ from bedplate.planner.servers import MANY
 
 def emptying(p: Planning, m: MachineEntry) -> str:
     """Why this machine can't stay where it is though it is well, and can't move live; empty: it may stay, or moves."""
-    why = p.index.fleet.server(m.server).emptied_because(p.now)
+    server = p.index.fleet.server(m.server)
+    why = server.emptied_because(p.now) if server.may_be_emptied else ""
     if not why or p.index.fleet.is_shared(m.disk_pool) or p.paused(p.spec.servers.get(key("server", m.server))):
         return ""
     return f"server {m.server} {why} and its disk is local to it"
