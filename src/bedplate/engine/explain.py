@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from bedplate.engine import status_metal
 from bedplate.engine.engine import Engine
 from bedplate.engine.status import AGENT_AWAY, machine_phase, timestamp
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
+from bedplate.model.firmware import unsupported
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.report import Rejection
 
@@ -78,6 +80,7 @@ def _key(engine: Engine, kind: str, namespace: str, name: str) -> Key | None:
         spec.node_pools,
         spec.virtual_machines,
         spec.fleet_policies,
+        spec.compatibility_matrices,
     )
     k = key(kind.lower(), namespace, name) if namespace else key(kind.lower(), name)
     return k if any(k in objects for objects in known) else None
@@ -109,6 +112,8 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.extend(_about(engine, key("metal", k.partition("/")[2])))
     elif isinstance(entry, MetalEntry):
         out.append(f"is a bare server, {entry.state} since {timestamp(entry.since)}, because {entry.reason}")
+        wrong = unsupported(status_metal.firmware(engine, entry))
+        out.extend(f"its firmware is not supported: {j.sentence()}" for j in wrong)
     for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
     upcoming = engine.next.get(k)

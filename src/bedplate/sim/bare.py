@@ -13,7 +13,17 @@ import msgspec
 from bedplate.model.blueprint import Host, MachineEntry
 from bedplate.model.ids import Generation, MachineUid
 from bedplate.model.inventory import MetalView
-from bedplate.model.metal import Disk, Erased, Erasure, Hardware, NetworkCard, ServerTest, ServerTests, Written
+from bedplate.model.metal import (
+    Component,
+    Disk,
+    Erased,
+    Erasure,
+    Hardware,
+    NetworkCard,
+    ServerTest,
+    ServerTests,
+    Written,
+)
 from bedplate.model.steps import (
     BootDisk,
     BootMedia,
@@ -158,6 +168,7 @@ def hardware(server: SimServer) -> Hardware:
             Disk(serial=d.serial, size=d.size, transport="nvme", health=d.health) for d in server.bare.disks.values()
         ),
         nics=(NetworkCard(mac=server.bare.mac, carrier=True, boot=True, speed=10_000),),
+        firmware=(Component(name="bios", version=server.bare.bios, model="Sim"),),
     )
 
 

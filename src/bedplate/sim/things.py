@@ -199,6 +199,8 @@ class SimBare:
     """What its RAM system tells."""
     silent_boots: int = 0
     """A fault: so many boots from a medium lead to nothing."""
+    bios: str = "2.10.2"
+    """The version of its firmware."""
 
     def lose(self, uid: MachineUid) -> None:
         """What was written for that machine is no more."""
