@@ -12,6 +12,7 @@ from bedplate.model.meta import Condition
 from bedplate.model.metal import Erasure, ServerTest
 from bedplate.model.quantity import format_mib
 from bedplate.model.times import timestamp
+from bedplate.planner import peers
 
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
@@ -56,7 +57,26 @@ def firmware(engine: Engine, entry: MetalEntry) -> tuple[JudgedFirmware, ...]:
 
 def more_conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[Condition, ...]:
     """What is known of its hardware beyond its being there."""
-    if entry is None or not engine.spec.spec.compatibility_matrices:
+    return (*_degraded(s, entry), *_firmware_supported(engine, s, entry)) if entry is not None else ()
+
+
+def _degraded(s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    if entry.tests is None:
+        return ()
+    behind = peers.degraded(entry.tests)
+    return (
+        Condition(
+            type="Degraded",
+            status="True" if behind else "False",
+            reason="BehindItsPeers" if behind else "NotBehindItsPeers",
+            message="; ".join(f"{t.name}: {t.detail}" for t in behind),
+            observed_generation=s.metadata.generation,
+        ),
+    )
+
+
+def _firmware_supported(engine: Engine, s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    if not engine.spec.spec.compatibility_matrices:
         return ()
     judged = firmware(engine, entry)
     wrong = list(unsupported(judged))
