@@ -1,9 +1,10 @@
 """Enrol a hypervisor, switch a server's power, or take a bare server through its life.
 
-A bare server is added (declared with its BMC), accepted (from then on it is booted, and its disks may be overwritten),
-inspected and tested by that, and then there for node pools of `substrate: metal`. `inspect`, `test` and `erase` ask for
-that once more, of a server that nobody uses; `retire` erases it and takes it out of service. `firmware` shows what was
-found at its inspection against the declared CompatibilityMatrix objects; none is ever updated.
+A bare server is added (declared with its BMC, or found by its BMC's address), accepted (from then on it is booted, and
+its disks may be overwritten), inspected and tested by that, and then there for node pools of `substrate: metal`.
+`inspect`, `test` and `erase` ask for that once more, of a server that nobody uses; `retire` erases it and takes it out
+of service. `firmware` shows what was found at its inspection against the declared CompatibilityMatrix objects; none is
+ever updated.
 
 `enrol` makes the file by which a server's agent becomes known to the controller, once. `power` has its BMC power it on
 or off at once (`cycle`: off, then on), and tells what was read back; it names the machines that run there first.
@@ -14,6 +15,7 @@ Examples:
   bedplate server enrol hv1 | ssh root@hv1 bedplate agent --enrol-file -
   bedplate server add r1-u07 --bmc redfish+https://10.0.0.7 --username root --password-file bmc.txt --domain rack=r1
   bedplate server add -f rack1.csv
+  bedplate server add --scan 10.0.0.0/28 --username root --password-file bmc.txt --domain rack=r1 --dry-run
   bedplate server accept r1-u07 r1-u08 --yes --wait
   bedplate server test r1-u07 --suite burn-in
   bedplate server firmware --exit-code
@@ -79,6 +81,13 @@ def _configure_bare(actions: Any) -> None:
     add.add_argument("-f", "--filename", default="", metavar="FILE",
                      help=f"CSV file of many, - for the standard input; columns: {', '.join(racking.COLUMNS)}, "
                      "labels.KEY, failureDomain.KEY")  # fmt: skip
+    add.add_argument("--scan", default="", metavar="RANGE",
+                     help="find BMCs by their addresses, such as 10.0.0.10-10.0.0.50 or 10.0.0.0/28, and declare what "
+                     "is new; each is logged in to once")  # fmt: skip
+    add.add_argument("--port", type=int, default=443, metavar="N", help="of the BMCs, with --scan (default: 443)")
+    add.add_argument("--dry-run", action="store_true", help="with --scan: show what would be added")
+    add.add_argument("-y", "--yes", action="store_true",
+                     help="with --scan: don't ask before the password goes to what answered")  # fmt: skip
     add_connection(add)
     for name, what in (
         ("accept", "let servers be booted and overwritten"),
