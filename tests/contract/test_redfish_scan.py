@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bcrypt
@@ -26,6 +27,7 @@ from troublesome_bmc import ROOT, SESSIONS, SYSTEM, TroublesomeBmc
 
 from bedplate.cli.main import main
 from bedplate.cli.scanning import Known, sort_out
+from bedplate.drivers.redfish import scan
 from bedplate.drivers.redfish.credentials import Credentials
 from bedplate.drivers.redfish.scan import AT_ONCE, Answer, Found, RangeError, Scanner, System, addresses
 from bedplate.drivers.redfish.wire import Limits
@@ -266,6 +268,15 @@ def test_no_more_are_asked_at_a_time_than_said(rack: Rack) -> None:
     assert most == AT_ONCE
 
 
+def test_new_addresses_are_begun_no_faster_than_said(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
+    rack.bmc("127.0.0.2", "SN1", Certificate("idrac"))
+    waits: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: 100.0, sleep=waits.append)
+    monkeypatch.setattr(scan, "time", clock)
+    assert len(Scanner("", rack.port, QUICK, per_second=20).look(["127.0.0.2"] * 5)) == 5
+    assert sorted(round(w, 6) for w in waits) == [0.0, 0.05, 0.1, 0.15, 0.2]
+
+
 # --- what is new --------------------------------------------------------------------------------------------------
 
 
@@ -356,14 +367,14 @@ def test_what_is_new_is_declared_and_not_accepted_and_is_known_from_then_on(
     rack.emulator("127.0.0.2")
     certificate = Certificate("idrac")
     rack.bmc("127.0.0.3", "SN7", certificate)
-    scan = ["--scan", "127.0.0.2-127.0.0.4", "--domain", "rack=r1"]
-    assert bedplate(*scan, "--dry-run", "--yes") == 0
+    words = ["--scan", "127.0.0.2-127.0.0.4", "--domain", "rack=r1"]
+    assert bedplate(*words, "--dry-run", "--yes") == 0
     out = capsys.readouterr()
     assert "sn7 (new)" in out.out
     assert "2 servers would be added; nothing was" in out.err
     assert servers(api) == {}
 
-    assert bedplate(*scan, answer="y") == 0
+    assert bedplate(*words, answer="y") == 0
     out = capsys.readouterr()
     assert "Send the user name and password to these 2" in out.err
     made = servers(api)
@@ -374,7 +385,7 @@ def test_what_is_new_is_declared_and_not_accepted_and_is_known_from_then_on(
     assert (spec["role"], spec["accepted"], spec["failureDomain"]) == ("free", False, {"rack": "r1"})
     assert api.store.user_secret("default", "bmc-sn7") is not None
 
-    assert bedplate(*scan, "--yes") == 0
+    assert bedplate(*words, "--yes") == 0
     out = capsys.readouterr()
     assert "is sn7" in out.out
     assert "nothing new was found" in out.err
