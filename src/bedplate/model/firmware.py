@@ -173,8 +173,12 @@ def wanted(entry: SupportedFirmware) -> str:
     return f"{entry.minimum} or newer" if entry.minimum else f"{entry.maximum} or older"
 
 
+@lru_cache(maxsize=65536)
 def matches(glob: str, text: str) -> bool:
-    """The glob is that of the text, in any case."""
+    """The glob is that of the text, in any case.
+
+    Kept, as a fleet asks the same again and again: some hundred globs of few products, for each server anew.
+    """
     return _compiled(glob.lower()).match(text.lower()) is not None
 
 
