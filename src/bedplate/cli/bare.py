@@ -25,6 +25,12 @@ _OVER = frozenset({"quarantined", "retired"})
 
 def add(session: Session, args: argparse.Namespace) -> int:
     """Declare servers with their BMCs; nothing is booted or written before they are accepted."""
+    if args.scan:
+        from bedplate.cli import scanning  # it brings the Redfish driver, which no other of these commands needs
+
+        return scanning.add(session, args, _shared(args))
+    if args.dry_run:
+        raise UserError("--dry-run is for --scan; `bedplate apply --dry-run` has manifests checked only")
     rows = _rows(args)
     for done in declare.apply(session, racking.objects(rows), dry_run=False):
         if done.resource.kind == "Server":
@@ -49,12 +55,18 @@ def _rows(args: argparse.Namespace) -> list[racking.Row]:
         "username": args.username,
         "password": _password(args.password_file),
         "verifyCA": "insecure" if args.insecure else args.verify_ca.read_text() if args.verify_ca else "",
-        "network": args.network,
         "bootMac": args.boot_mac,
+        **_shared(args),
     }
+    return [racking.Row(fields, "the command line")]
+
+
+def _shared(args: argparse.Namespace) -> dict[str, str]:
+    """What may be the same for many servers."""
+    fields = {"network": args.network}
     for prefix, pairs in (("labels.", args.label), ("failureDomain.", args.domain)):
         fields |= {f"{prefix}{k}": v for k, v in (_pair(p) for p in pairs)}
-    return [racking.Row(fields, "the command line")]
+    return fields
 
 
 def _password(path: str) -> str:

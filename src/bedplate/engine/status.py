@@ -349,6 +349,7 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
                 observed_generation=generation,
             )
         )
+    found += status_metal.more_conditions(engine, s, bare)
     return phase, tuple(found)
 
 

@@ -30,6 +30,7 @@ class Rejection(StrEnum):
     AFFINITY = "AffinityNotMet"
     NOT_AVAILABLE = "NotAvailable"
     NO_ROOT_DISK = "NoFittingDisk"
+    DEGRADED = "Degraded"
 
 
 class Waiting(StrEnum):

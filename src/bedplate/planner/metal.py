@@ -16,7 +16,7 @@ from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
 from bedplate.model.report import Waiting, still_there
 from bedplate.model.whereabouts import left_bare, ram_system
-from bedplate.planner import addresses
+from bedplate.planner import addresses, peers
 from bedplate.planner.context import Planning
 from bedplate.planner.metal_pools import root_disk
 from bedplate.planner.servers import bmc_ref
@@ -252,11 +252,13 @@ def _testing(p: Planning, entry: MetalEntry) -> None:
     if view.tests is None or view.tests.suite != entry.suite:
         if not _failed(p, entry, view, "RunTests"):
             _wait(p, entry, f"the {entry.suite} tests run")
-    elif view.tests.verdict == "failed":
-        bad = ", ".join(f"{t.name}: {t.detail}" for t in view.tests.tests if t.verdict == "failed")
-        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=view.tests)
+        return
+    tests = peers.judged(entry, view.tests, p.index.all_metal(), p.policy)
+    if tests.verdict == "failed":
+        bad = ", ".join(f"{t.name}: {t.detail}" for t in tests.tests if t.verdict == "failed")
+        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=tests)
     else:
-        _into(p, entry, "available", f"its tests {view.tests.verdict}", boot=False, tests=view.tests)
+        _into(p, entry, "available", peers.summary(tests), boot=False, tests=tests)
 
 
 def _requests(declared: Server) -> tuple[tuple[str, str], ...]:

@@ -199,6 +199,10 @@ class SimBare:
     """What its RAM system tells."""
     silent_boots: int = 0
     """A fault: so many boots from a medium lead to nothing."""
+    speed: float = 1.0
+    """A fault below 1: what its processors, memory and disks do of what its like do."""
+    bios: str = "2.10.2"
+    """The version of its firmware."""
 
     def lose(self, uid: MachineUid) -> None:
         """What was written for that machine is no more."""
@@ -208,7 +212,7 @@ class SimBare:
 
     def mend(self) -> None:
         """End its faults; a disk that fails is changed for one that does not."""
-        self.silent_boots = 0
+        self.silent_boots, self.speed = 0, 1.0
         for disk in self.disks.values():
             disk.stubborn, disk.health = False, "ok"
 

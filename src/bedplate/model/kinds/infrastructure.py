@@ -8,6 +8,7 @@ from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
 ServerRole = Literal["free", "hypervisor", "node"]
+FirmwareVerdict = Literal["supported", "unsupported", "unknown"]
 
 
 class BmcCredentials(Wire, frozen=True):
@@ -122,6 +123,24 @@ class ErasureStatus(Wire, frozen=True):
     time: str = ""
 
 
+class FirmwareStatus(Wire, frozen=True):
+    """The software of a bare server's component, as it was inspected, against the compatibility matrices."""
+
+    component: str
+    """`bios`, `nic eno1`, `disk nvme0n1`."""
+    version: str = ""
+    model: str = ""
+    """A disk's model, a BIOS' vendor, a network card's driver."""
+    verdict: FirmwareVerdict = "unknown"
+    """`unknown`: no matrix speaks of it."""
+    wanted: str = ""
+    """Which versions are supported."""
+    matrix: str = ""
+    """Name of the CompatibilityMatrix that says so."""
+    note: str = ""
+    url: str = ""
+
+
 class MetalStatus(Wire, frozen=True):
     """A bare server's life."""
 
@@ -146,6 +165,8 @@ class MetalStatus(Wire, frozen=True):
     """`cpu passed 1200 events/s`, one for each test."""
     erasures: tuple[ErasureStatus, ...] = ()
     """Of its last erasure."""
+    firmware: tuple[FirmwareStatus, ...] = ()
+    """Of each component that tells its version."""
 
 
 class ServerStatus(Status, frozen=True):

@@ -10,6 +10,7 @@ from bedplate.model import bmc_address, quantity
 from bedplate.model.kinds.base import MachineShape, Object, Rollout
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.core import Secret
+from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy
 from bedplate.model.kinds.infrastructure import Bmc, DiskPool, Image, ImageFile, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import PlacementRule, VirtualMachine
@@ -26,6 +27,7 @@ from bedplate.model.validation.addresses import (
     read_range,
 )
 from bedplate.model.validation.faults import Fault
+from bedplate.model.validation.firmware import compatibility_matrix
 
 MACHINE_OWNER_LIMIT = 50
 """Names of clusters, pools and virtual machines become host names with a suffix; those have at most 63 characters."""
@@ -414,5 +416,6 @@ _CHECKS: dict[type[Object], Callable[[Any], Iterator[Fault]]] = {
     Release: _release,
     Server: _server,
     FleetPolicy: _fleet_policy,
+    CompatibilityMatrix: compatibility_matrix,
     Secret: _secret,
 }

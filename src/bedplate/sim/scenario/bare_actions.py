@@ -20,6 +20,8 @@ class Bare(OnServer, frozen=True, kw_only=True, tag="bare"):
 
     silent_boots: int | None = None
     """So many of its next boots from a medium lead to nothing."""
+    speed: float | None = None
+    """Its parts do so much of what its like do; 1: as they."""
     stubborn: str = ""
     """The number of a disk (from 1) that can't be erased, whatever it says."""
     failing: str = ""
@@ -31,6 +33,8 @@ class Bare(OnServer, frozen=True, kw_only=True, tag="bare"):
             raise ScenarioError(f"script.yaml: {server.name} is no bare server")
         if self.silent_boots is not None:
             server.bare.silent_boots = self.silent_boots
+        if self.speed is not None:
+            server.bare.speed = self.speed
         disks = list(server.bare.disks.values())
         if self.stubborn:
             disks[int(self.stubborn) - 1].stubborn = True
