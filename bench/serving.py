@@ -1,6 +1,6 @@
-"""A process for measurements: Bedplate's API over TLS on a store that shows some Machines.
+"""A process for measurements: Bedplate's API over TLS on a store that shows some Machines and Servers.
 
-`python -m bench.serving DIR` prints the path of a context file once it answers; ends with its standard input.
+`python -m bench.serving DIR SERVERS` prints the path of a context file once it answers; ends with its standard input.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import msgspec
+
 from bedplate.api.app import create_app
 from bedplate.api.blobs import Blobs
 from bedplate.api.hooks import Hooks
@@ -16,10 +18,19 @@ from bedplate.api.server import listening, serve_app
 from bedplate.cli import context
 from bedplate.cli.identity import api_identity
 from bedplate.model.kinds.cluster import Machine, MachineSpec, MachineStatus
+from bedplate.model.kinds.infrastructure import Server, ServerSpec, ServerStatus
 from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.store.store import Store
 
 MACHINES = 100
+
+
+def server(n: int) -> Server:
+    """A bare server as the controller would show it."""
+    spec = ServerSpec(failure_domain={"rack": f"r{n // 40}"}, accepted=True)
+    ready = Condition(type="Ready", status="True", reason="Available", message="its tests passed")
+    status = ServerStatus(observed_generation=1, phase="Available", conditions=(ready,), power="off")
+    return Server(metadata=ObjectMeta(name=f"metal-{n:04}", labels={"disk": "nvme"}), spec=spec, status=status)
 
 
 def machine(n: int) -> Machine:
@@ -39,12 +50,15 @@ def machine(n: int) -> Machine:
     return Machine(metadata=ObjectMeta(name=f"shop-web-{n:03}", namespace="default"), spec=spec, status=status)
 
 
-async def _serve(folder: Path) -> None:
+async def _serve(folder: Path, servers: int) -> None:
     store = Store.open(folder / "data")
     try:
         with store.transaction() as tx:
             for n in range(MACHINES):
                 tx.publish(machine(n))
+            for n in range(servers):
+                made = tx.create(server(n))
+                tx.update_status(msgspec.structs.replace(made, status=server(n).status))
         listener = listening("127.0.0.1", 0)
         identity = api_identity(store, ("127.0.0.1",))
         app = create_app(store, token=identity.token, blobs=Blobs(folder / "blobs"), hooks=Hooks())
@@ -60,4 +74,4 @@ async def _serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+    asyncio.run(_serve(Path(sys.argv[1]), int(sys.argv[2])))
