@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, cluster_view, is_node_of, wait
 from bedplate.model.blueprint import ClusterEntry, MachineEntry
+from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
 from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember
@@ -63,21 +66,30 @@ def _is_starting(world: World, cluster: ClusterEntry) -> bool:
 
 
 def _joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> int:
-    """How many other machines of the cluster are between the start of their kubeadm join and their Node."""
+    """How many other machines of the cluster are between the start of their kubeadm join and their Node, counted as far
+    as it matters. As long as nothing new is seen they only become more: who waits need not count again."""
+    known = world.joiners.get(cluster.cluster, frozenset[MachineUid]()) - {m.uid}
+    if len(known) < world.joins_at_once:
+        world.joiners[cluster.cluster] = known = frozenset(_joiners(world, cluster))
+    return min(len(known - {m.uid}), world.joins_at_once)
+
+
+def _joiners(world: World, cluster: ClusterEntry) -> Iterator[MachineUid]:
+    """Those that join now, no more than are needed to see that no other one may."""
     count = 0
     for k in world.members.get(cluster.cluster, ()):
-        other = world.blueprint.entries.get(k)
-        if not isinstance(other, MachineEntry) or other.uid == m.uid or other.desired != "run":
+        m = world.blueprint.entries.get(k)
+        if not isinstance(m, MachineEntry) or m.desired != "run":
             continue
-        if is_node_of(world.inventory.node(m.cluster, other.name), other):
+        if is_node_of(world.inventory.node(m.cluster, m.name), m):
             continue
-        domain = domain_of(world.inventory, other)
+        domain = domain_of(world.inventory, m)
         begun = domain is not None and domain.value.state == "running" and domain.value.bootstrap in {"running", "done"}
-        if begun or attempt(world, other.key, "Bootstrap").running:
+        if begun or attempt(world, m.key, "Bootstrap").running:
+            yield m.uid
             count += 1
-            if count >= world.joins_at_once:
-                break
-    return count
+            if count > world.joins_at_once:
+                return
 
 
 def _another_is_joining(world: World, cluster: ClusterEntry, m: MachineEntry) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
 from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry
-from bedplate.model.ids import ClusterKey, Generation, Key, ServerName
+from bedplate.model.ids import ClusterKey, Generation, Key, MachineUid, ServerName
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import Step
@@ -20,6 +20,10 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
     step: Step | None = None
     reason: str = ""
     waiting: Waiting | None = None
+
+
+def _no_joiners() -> dict[ClusterKey, frozenset[MachineUid]]:
+    return {}
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +41,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """As in `Policy`."""
     power_fresh: float = 5.0
     """As in `Policy`."""
+    joiners: dict[ClusterKey, frozenset[MachineUid]] = msgspec.field(default_factory=_no_joiners)
+    """Machines that join, as far as they were counted."""
 
 
 SATISFIED = Next()

@@ -162,7 +162,11 @@ class Planning:
             self.round_changed.update(self.index.units_on(ServerName(k.partition("/")[2])))
             self.round_changed.add(FLEET)
         elif k.startswith("metal/"):
-            self.round_changed.update(self.index.units_on(ServerName(k.partition("/")[2])))
+            name = ServerName(k.partition("/")[2])
+            self.round_changed.update(self.index.units_on(name))
+            lost = self.index.lost(name)
+            if lost is not None:  # a server that is given back is judged no more
+                self.round_changed.add(lost.key)
 
     def new_uid(self, owner: Key) -> MachineUid:
         """An identity that was never used before."""
