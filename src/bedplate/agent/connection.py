@@ -35,6 +35,7 @@ from bedplate.model.agent_protocol import (
     GuestExecute,
     GuestWrite,
     Hello,
+    Measure,
     Observed,
     Pool,
     Pools,
@@ -260,6 +261,8 @@ class ControllerLink:
                 self._spawn(self._command(frame, send))
             case GuestWrite() | GuestExecute():
                 self._spawn(self._guest(frame, send))
+            case Measure():
+                self._spawn(self._measure(frame, send))
             case StreamOpen():
                 self._spawn(self._open(frame, streams, send))
             case StreamData() | StreamCredit() | StreamEnd():
@@ -277,6 +280,9 @@ class ControllerLink:
 
     async def _guest(self, call: GuestWrite | GuestExecute, send: Any) -> None:
         await send(await self._role.guest(call))
+
+    async def _measure(self, call: Measure, send: Any) -> None:
+        await send(await self._role.measure(call))
 
     async def _pools(self, frame: Pools) -> None:
         await self._configure(frame.pools)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from bedplate.model.kinds import cluster, control, core, fleet, infrastructure, virtual_machine
+from bedplate.model.kinds import cluster, control, core, fleet, infrastructure, measurement, virtual_machine
 from bedplate.model.kinds.base import Object
 from bedplate.model.meta import GROUP, VERSION
 
@@ -94,6 +94,10 @@ KINDS: tuple[KindInfo, ...] = (
     KindInfo("VirtualMachine", "virtualmachines", virtual_machine.VirtualMachine, short_names=("vm",), columns=(
         Column("Phase", "status.phase"), Column("Server", "status.server"), Column("Address", "status.address"),
         Column("CPU", "spec.cpu", "integer", 1), Column("Memory", "spec.memory", priority=1), _AGE,
+    )),
+    KindInfo("Measurement", "measurements", measurement.Measurement, short_names=("me",), columns=(
+        Column("Targets", "spec.targets"), Column("Phase", "status.phase"), Column("Progress", "status.progress"),
+        Column("Finished", "status.finished", priority=1), Column("Kit", "spec.kit", priority=1), _AGE,
     )),
     KindInfo("RetainedDisk", "retaineddisks", control.RetainedDisk, short_names=("rd",), namespaced=True,
              derived=True, deletable=True, columns=(

@@ -18,7 +18,7 @@ from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import Ends
 from bedplate.agent.telling import Telling
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Pool
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import AnyView, DomainView, ServerView
 from bedplate.model.metal_protocol import NodeIdentity
@@ -107,6 +107,11 @@ class NodeRole:
     async def console(self, uid: MachineUid) -> Ends:
         """Its console is its BMC's. Raises `OSError`."""
         raise ConnectionRefusedError("the machine is bare metal: its console is its BMC's")
+
+    async def measure(self, call: Measure) -> MeasureReply:
+        """Nodes on bare metal are not measured yet; never raises."""
+        said = f"{self._node.name} is bare metal, which is not measured yet: measure a hypervisor of the same model"
+        return MeasureReply(call=call.call, error=said)
 
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """Do a call in this machine; never raises."""
