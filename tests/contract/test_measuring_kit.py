@@ -84,7 +84,7 @@ async def measured(m: Measurer, asked: Measure) -> MeasureReply:
     try:
         return await m.run(asked)
     finally:
-        assert not [p for p in Path("/var/tmp").glob(".bedplate-scratch-*")]
+        assert [n for n in os.listdir("/var/tmp") if n.startswith(".bedplate-scratch-")] == []
 
 
 @pytest.mark.parametrize("benchmark", [b for b in BENCHMARKS if b.group != "network"], ids=lambda b: b.name)
@@ -97,9 +97,9 @@ async def test_each_tool_gives_figures_in_their_units(benchmark: Benchmark, kit:
     assert reply.command.startswith(benchmark.tool)
     assert reply.accelerator == ""
     assert reply.cpus == os.cpu_count()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["measure"]
+    assert os.listdir(tmp_path) == ["measure"]
     m.close()
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("benchmark", [b for b in BENCHMARKS if b.group == "network"], ids=lambda b: b.name)

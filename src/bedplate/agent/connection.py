@@ -47,7 +47,7 @@ from bedplate.model.agent_protocol import (
     StreamOpened,
     Welcome,
 )
-from bedplate.model.inventory import AnyView
+from bedplate.model.inventory import AnyView, ServerView
 from bedplate.multiplex import Streams
 
 log = logging.getLogger("bedplate.agent")
@@ -217,7 +217,7 @@ class ControllerLink:
         local = connection.local_address
         if isinstance(local, tuple):
             self._role.reached_from(str(local[0]))
-        await connection.send(_encoder.encode(Hello(server=await self._role.server_view(), epoch=self._state.epoch)))
+        await connection.send(_encoder.encode(self._hello(await self._role.server_view())))
         welcome = _decoder.decode(_binary(await asyncio.wait_for(connection.recv(), WELCOME_SECONDS)))
         await self._check(welcome)
         assert isinstance(welcome, Welcome)
@@ -244,6 +244,9 @@ class ControllerLink:
             self._role.detach()
             streams.lose()
         raise connection.protocol.close_exc
+
+    def _hello(self, view: ServerView) -> Hello:
+        return Hello(protocol=PROTOCOL_VERSION, server=view, epoch=self._state.epoch)
 
     async def _check(self, frame: FromController) -> None:
         if not isinstance(frame, Welcome) or frame.protocol != PROTOCOL_VERSION:

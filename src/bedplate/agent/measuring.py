@@ -107,7 +107,7 @@ class Measurer:
         self._connect = connect
         self._pools = pools
         self._guests = guests
-        self._accelerator = accelerator
+        self._accelerator: Literal["", "kvm", "tcg"] = accelerator
         self._turn = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
         shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +139,7 @@ class Measurer:
                 call=call.call,
                 command=said.command,
                 output=said.output,
-                accelerator="" if call.machine is None else self._accelerator,
+                accelerator=self._accelerator if call.machine is not None else "",
                 cpus=os.cpu_count() or 1,
                 load_before=round(before, 3),
                 load_after=round(after, 3),

@@ -60,7 +60,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     """The agent says who it is. The certificate is the proof; the names here must agree with it."""
 
-    protocol: int = PROTOCOL_VERSION
+    protocol: int = 0
+    """`PROTOCOL_VERSION` of who says it; 0: it did not say. A default of the reader's own would agree with itself."""
     server: ServerView
     epoch: Epoch = Epoch(0)
     """Highest controller epoch that this agent has seen."""
@@ -69,7 +70,8 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     """The controller takes the agent on."""
 
-    protocol: int = PROTOCOL_VERSION
+    protocol: int = 0
+    """As `Hello` has it."""
     store: StoreId
     epoch: Epoch
     pools: tuple[Pool, ...] = ()

@@ -195,7 +195,9 @@ class AgentServer:
         link = self._links.get(name)
         if link is None:
             link = self._links[name] = AgentLink(name, self._sink, self._clock)
-        welcome = Welcome(store=self._store, epoch=self._epoch(), pools=tuple(self._pools_for(name)))
+        welcome = Welcome(
+            protocol=PROTOCOL_VERSION, store=self._store, epoch=self._epoch(), pools=tuple(self._pools_for(name))
+        )
         try:
             await connection.send(msgspec.msgpack.encode(welcome))
         except ConnectionClosed:
