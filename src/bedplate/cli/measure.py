@@ -14,7 +14,7 @@ from typing import Any
 from bedplate.cli import output
 from bedplate.cli.bars import Bar
 from bedplate.cli.client import Client
-from bedplate.cli.errors import ApiError, UserError
+from bedplate.cli.errors import UserError
 from bedplate.cli.registering import send_file
 from bedplate.cli.resources import Resource
 from bedplate.cli.session import Session
@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
         found = _carry_on(client, session.path(kind, name, "carry-on"), name)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | UserError):
-            _stop(session, kind, name)
-            again = f"bedplate measure --resume {name}"
-            print(f"what was measured is kept; go on with `{again}`", file=sys.stderr)
+            print(f"what was measured is kept; `bedplate measure --resume {name}` goes on", file=sys.stderr)
+            _stop(client, session.path(kind, name, "stop"))
         raise
     match args.output:
         case "json":
@@ -111,11 +110,12 @@ def _carry_on(client: Client, path: str, name: str) -> dict[str, Any]:
     return found
 
 
-def _stop(session: Session, kind: Resource, name: str) -> None:
-    """The targets take the tools away by themselves too, only later."""
+def _stop(client: Client, path: str) -> None:
+    """Wait for the run under way and take the tools away; the targets do so by themselves too, only later."""
+    print("taking the tools away from the targets ...", file=sys.stderr, flush=True)
     try:
-        session.client.request("POST", session.path(kind, name, "stop"), {})
-    except (ApiError, UserError):
+        client.request("POST", path, {})
+    except (UserError, KeyboardInterrupt):
         print("the tools will leave the targets by themselves, in a quarter of an hour", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -61,33 +62,37 @@ class Measurements:
         self._epoch = epoch
         self._machine = machine
         self._clock = clock
-        self._busy: set[tuple[str, str]] = set()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def carry_on(self, namespace: str, name: str) -> dict[str, Any]:
         """Do the next run: `{"done": ..., "said": ..., "object": ...}`."""
+        async with self._turn(namespace, name):
+            try:
+                return await self._next(namespace, name)
+            except BenchmarkFailed as error:
+                raise NotAvailable(str(error)) from error
+
+    async def _next(self, namespace: str, name: str) -> dict[str, Any]:
         from bedplate.advise import measuring as advice
 
-        if (namespace, name) in self._busy:
-            raise NotAvailable(f"measurement {name} is carried on by another client now; wait until it has ended")
-        self._busy.add((namespace, name))
-        try:
-            now = await self._read(namespace, name)
-            run = advice.next_run(now.spec, now.status.targets)
-            if run is None:
-                await self._clean(now)
-                done = await asyncio.to_thread(self._finish, now)
-                return {"done": True, "said": "all is measured", "object": to_wire(done)}
-            said = await self._run(now, run)
-            after = await self._read(namespace, name)
-            return {"done": False, "said": said, "object": to_wire(after)}
-        except BenchmarkFailed as error:
-            raise NotAvailable(str(error)) from error
-        finally:
-            self._busy.discard((namespace, name))
+        now = await self._read(namespace, name)
+        run = advice.next_run(now.spec, now.status.targets)
+        if run is None:
+            await self._clean(now)
+            done = await asyncio.to_thread(self._finish, now)
+            return {"done": True, "said": "all is measured", "object": to_wire(done)}
+        said = await self._run(now, run)
+        after = await self._read(namespace, name)
+        return {"done": False, "said": said, "object": to_wire(after)}
 
     async def stop(self, namespace: str, name: str) -> None:
-        """Take the kit away from all targets; the measurement can be carried on later."""
-        await self._clean(await self._read(namespace, name))
+        """Take the kit away from all targets, once the run under way has ended; it can be carried on later."""
+        async with self._turn(namespace, name):
+            await self._clean(await self._read(namespace, name))
+
+    def _turn(self, namespace: str, name: str) -> asyncio.Lock:
+        """Two clients take turns: each call does what is next when it comes to it."""
+        return self._turns.setdefault((namespace, name), asyncio.Lock())
 
     async def _read(self, namespace: str, name: str) -> Measurement:
         found = await asyncio.to_thread(self._store.get, "Measurement", namespace, name)
