@@ -13,15 +13,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bedplate.advise import measuring as advice
 from bedplate.agent.images import ImageCache
 from bedplate.agent.measuring import Measurer, MeasuringFailed
+from bedplate.agent.node.machine import LocalMachine
+from bedplate.agent.node.role import NodeRole
+from bedplate.agent.state import AgentState, Identity
 from bedplate.drivers.artifacts.measuring_kit import TOOLS, MeasuringKit, build_measuring_kit
 from bedplate.model.agent_protocol import Measure, MeasureReply
-from bedplate.model.ids import Digest, Epoch, StoreId
+from bedplate.model.blueprint import ImageRef, MachineEntry, Nic
+from bedplate.model.ids import Digest, Epoch, Generation, MachineUid, ServerName, StoreId, key
 from bedplate.model.measuring import BENCHMARKS, CLEAN, FACTS, Benchmark
+from bedplate.model.metal_protocol import NodeIdentity
 
 BRIDGE = "bp-measure"
 
@@ -49,16 +55,15 @@ def bridge() -> Iterator[str]:
 def measurer(tmp_path: Path, kit: MeasuringKit, pool: Path | None = None) -> Measurer:
     """One to which the kit has come already: how files come is `test_hypervisor_contract`'s."""
     made = Measurer(tmp_path / "measure", _nobody, lambda: {"local": pool or tmp_path}, None, "kvm")
-    cache = ImageCache(tmp_path / "measure" / "archive")
-    cache.folder.mkdir(parents=True)
-    os.link(kit.path, cache.path(Digest(kit.digest))) if _same_disk(kit.path, tmp_path) else shutil.copy(
-        kit.path, cache.path(Digest(kit.digest))
-    )
+    stage(tmp_path, kit)
     return made
 
 
-def _same_disk(a: Path, b: Path) -> bool:
-    return a.stat().st_dev == b.stat().st_dev
+def stage(tmp_path: Path, kit: MeasuringKit) -> None:
+    """Put the kit where it would have been fetched to."""
+    cache = ImageCache(tmp_path / "measure" / "archive")
+    cache.folder.mkdir(parents=True)
+    shutil.copy(kit.path, cache.path(Digest(kit.digest)))
 
 
 def _nobody() -> object:
@@ -184,6 +189,28 @@ async def test_runs_that_come_together_take_turns(kit: MeasuringKit, tmp_path: P
     replies = await asyncio.gather(*(m.run(call(kit, "cpu-one")) for _ in range(2)))
     assert all(advice.values("cpu-one", r.output)["cpu-one"] > 0 for r in replies)
     assert time.monotonic() - began > 2 * (1 + 2), "a second each, and the looks at the load before and after"
+    m.close()
+
+
+async def test_a_bare_node_measures_itself(kit: MeasuringKit, tmp_path: Path) -> None:
+    node = NodeIdentity(uid=MachineUid("u"), generation=Generation(1), name="db-1", server=ServerName("metal1"))
+    who = Identity(server=ServerName("metal1"), store=StoreId("s"), controller="", host_uuid="b", renew_at=0.0)
+    m = Measurer(tmp_path / "measure", _nobody, lambda: {"": tmp_path}, None, "")  # type: ignore[arg-type]
+    stage(tmp_path, kit)
+    role = NodeRole(AgentState(tmp_path / "state"), who, node, LocalMachine(tmp_path), m)
+    entry = MachineEntry(
+        uid=node.uid, name="db-1", namespace="default", owner=key("nodepool", "default", "db"), substrate="metal",
+        server=node.server, cpu=1, memory_mib=1, disk_mib=1, disk_pool="",
+        image=ImageRef(name="i", disk=Digest(kit.digest)),
+        nic=Nic(network="n", bridge="", mac="", address="", prefix=24),
+    )  # fmt: skip
+    reply = await role.measure(call(kit, "disk-write", machine=entry))
+    assert reply.error == ""
+    assert advice.values("disk-write", reply.output)["disk-write"] > 0
+    assert reply.accelerator == ""
+    other = msgspec.structs.replace(entry, uid=MachineUid("v"))
+    assert "is machine u, not v" in (await role.measure(call(kit, "cpu-one", machine=other))).error
+    assert "measure machine/db-1" in (await role.measure(call(kit, "cpu-one"))).error
     m.close()
 
 

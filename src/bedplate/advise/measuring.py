@@ -66,14 +66,20 @@ def next_run(spec: MeasurementSpec, known: Sequence[MeasuredTarget]) -> Run | No
             return Run(target, FACTS)
     targets = [found[t] for t in spec.targets]
     for benchmark in measuring.chosen(spec.only):
-        for t in targets:
+        able = [t for t in targets if not skipped(benchmark, t)]
+        for t in able:
             if benchmark.name not in t.warmed:
                 return Run(t.target, benchmark.name, warm_up=True)
-        waiting = [t for t in targets if not _enough(spec, _samples(t, benchmark))]
+        waiting = [t for t in able if not _enough(spec, _samples(t, benchmark))]
         if waiting:
             fewest = min(waiting, key=lambda t: len(_samples(t, benchmark)))
             return Run(fewest.target, benchmark.name)
     return None
+
+
+def skipped(benchmark: Benchmark, target: MeasuredTarget) -> bool:
+    """Whether a benchmark can't be run there: a bare node has no server of its own to talk to."""
+    return benchmark.group == "network" and target.substrate == "metal"
 
 
 def _samples(target: MeasuredTarget, benchmark: Benchmark) -> tuple[MeasuredSample, ...]:
@@ -89,10 +95,11 @@ def _enough(spec: MeasurementSpec, samples: Sequence[MeasuredSample]) -> bool:
 def progress(spec: MeasurementSpec, known: Sequence[MeasuredTarget]) -> tuple[int, int]:
     """Samples that are there, of those that are asked for."""
     chosen = measuring.chosen(spec.only)
-    asked = len(chosen) * len(spec.targets) * spec.repetitions
+    bare = sum(1 for t in known for b in chosen if skipped(b, t))
+    asked = (len(chosen) * len(spec.targets) - bare) * spec.repetitions
     there = 0
     for t in known:
-        for b in chosen:
+        for b in (b for b in chosen if not skipped(b, t)):
             samples = _samples(t, b)
             there += spec.repetitions if _enough(spec, samples) else sum(1 for s in samples if not s.disturbed)
     return there, asked
@@ -226,7 +233,7 @@ def added(target: MeasuredTarget, benchmark: str, found: Mapping[str, float], sa
 
 
 def _summed(metric: MeasuredMetric) -> MeasuredMetric:
-    median, low, high = median_interval(counted(metric))
+    median, low, high = (None if v is None else round(v, 4) for v in median_interval(counted(metric)))
     return msgspec.structs.replace(metric, median=median, low=low, high=high)
 
 

@@ -143,6 +143,7 @@ def warnings(targets: list[dict[str, Any]]) -> list[str]:
         if t.get("emulated"):
             said = "ran under software EMULATION: its figures say nothing of hardware and enter no comparison"
             found.append(f"{t['target']} {said}")
+        found += [f"{t['target']}: {said}" for said in t.get("remarks") or ()]
         marked = sum(1 for m in t.get("metrics") or () for s in m.get("samples") or () if s.get("disturbed"))
         if marked:
             found.append(f"{t['target']}: {marked} values were disturbed by others on {t['server']} and do not count")
@@ -158,5 +159,9 @@ def _cell(metric: dict[str, Any] | None) -> str:
     if metric is None or metric.get("median") is None:
         return "-"
     if metric.get("low") is None:
-        return f"{metric['median']:,.4g}"
-    return f"{metric['median']:,.4g} ({metric['low']:,.4g}–{metric['high']:,.4g})"
+        return _number(metric["median"])
+    return f"{_number(metric['median'])} ({_number(metric['low'])}–{_number(metric['high'])})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

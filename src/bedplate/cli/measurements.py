@@ -32,6 +32,8 @@ from bedplate.store.store import Store
 CLEAN_SECONDS = 30.0
 """For taking the kit away; a target that does not answer does it by itself later."""
 
+BARE = "network is not measured on a bare node: it has no server of its own to talk to"
+
 FindMachine = Callable[[str, str, str], MachineEntry]
 """Gives the machine of a kind, a namespace and a name. Raises `NotAvailable`."""
 
@@ -119,10 +121,11 @@ class Measurements:
         if run.benchmark == FACTS:
             target = MeasuredTarget(
                 target=run.target,
-                substrate="server" if entry is None else "vm",
+                substrate="server" if entry is None else entry.substrate,
                 server=server,
                 emulated=out.accelerator == "tcg",
                 facts=advice.facts(out.output),
+                remarks=(BARE,) if entry is not None and entry.substrate == "metal" else (),
             )
             await asyncio.to_thread(self._keep, now, target)
             return f"{run.target}: {target.facts.get('cpuModel', 'its processor does not say what it is')}"
@@ -187,11 +190,6 @@ class Measurements:
         except NotAvailable:
             said = f'spec.targets: there is no {kind} "{name}" in namespace {now.metadata.namespace}'
             raise NotAvailable(f"{said}, or it is not placed yet; see `bedplate get {kind}s`") from None
-        if entry.substrate == "metal":
-            raise NotAvailable(
-                f"spec.targets: {target} is on bare metal, which is not measured yet; a hypervisor of the same model, "
-                "measured as server/NAME, has the same hardware without a guest"
-            )
         if entry.desired != "run":
             raise NotAvailable(f"spec.targets: {target} is not to run now; start it first")
         return entry

@@ -65,6 +65,19 @@ def test_every_chosen_benchmark_has_its_samples_and_no_other_is_run() -> None:
     assert advice.progress(SPEC, known) == (len(wanted) * 6, len(wanted) * 6)
 
 
+def test_a_bare_node_is_measured_without_its_network() -> None:
+    spec = msgspec.structs.replace(SPEC, only=("cpu", "network"), targets=("machine/db", "machine/a"))
+    bare = MeasuredTarget(target="machine/db", substrate="metal", server="m1", facts={"kernel": "6.12"})
+    known = {"machine/db": bare}
+    runs: list[Run] = []
+    while (run := advice.next_run(spec, tuple(known.values()))) is not None:
+        runs.append(run)
+        known[run.target] = after(known.get(run.target), run)
+    assert {r.benchmark for r in runs if r.target == "machine/db"} == {"cpu-one", "cpu-all"}
+    assert "network-round-trip" in {r.benchmark for r in runs if r.target == "machine/a"}
+    assert advice.progress(spec, tuple(known.values())) == (18, 18)
+
+
 @given(stop=st.integers(0, 60))
 def test_an_interrupted_measurement_goes_on_where_it_was(stop: int) -> None:
     """What was measured until then, and nothing else, decides what is next."""
