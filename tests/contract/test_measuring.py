@@ -255,6 +255,11 @@ def test_a_server_that_is_measured_beside_its_machine_calibrates_a_fleet(
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
     assert "origin: measurement m, cpu-one, virtualmachine/a, 20" in out
+    lists = tmp_path / "servers.csv"
+    lists.write_text("name,count,cpus,memory\nbig,2,8,32Gi\n")
+    argv = ["fleet", "import", "--from-live", "--servers", str(lists), "--kubeconfig", str(world.api.kubeconfig)]
+    assert cli.main(argv) == 0
+    assert "origin: measurement m, cpu-one, virtualmachine/a, 20" in capsys.readouterr().out
     fleet.write_text(out)
     assert cli.main(["compare", "-f", str(fleet), "--runs", "0", "-o", "csv"]) == 0
     assert any(",measured," in line for line in capsys.readouterr().out.splitlines() if ",cpu," in line)

@@ -19,6 +19,9 @@ from bedplate.cli.errors import UserError
 from bedplate.cli.fleets import FaultyFile
 from bedplate.model.kinds.measurement import Measurement
 
+Listed = dict[str, list[dict[str, Any]]]
+"""Objects by the plural of their kind."""
+
 HEAD = """\
 # A fleet, to be compared with `bedplate compare -f THIS_FILE`. Add prices, and what you know of use, power and place:
 # docs/tasks/decide.md tells of every field."""
@@ -27,8 +30,13 @@ HEAD = """\
 def run(args: argparse.Namespace) -> int:
     """Write a fleet's file. Raises `UserError`."""
     try:
-        servers, clusters, remarks = _gathered(args)
+        listed = _listed(args) if args.from_live else {}
+        servers, clusters, remarks = _gathered(args, listed)
         profile = Profile(servers=servers, clusters=clusters, name=args.name)
+        if args.from_live:
+            measured, said = live.overheads(listed["measurements"])
+            profile = calibrating.with_overheads(profile, measured)
+            remarks += said
         known = fleet.currencies(profile)
         currency = args.currency or (min(known) if len(known) == 1 else "")
         profile = msgspec.structs.replace(profile, currency=currency)
@@ -43,16 +51,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _gathered(args: argparse.Namespace) -> tuple[tuple[ServerModel, ...], tuple[ClusterProfile, ...], list[str]]:
+def _gathered(
+    args: argparse.Namespace, listed: Listed
+) -> tuple[tuple[ServerModel, ...], tuple[ClusterProfile, ...], list[str]]:
     models: list[ServerModel] = []
     clusters: list[ClusterProfile] = []
     seen: list[Seen] = []
     remarks: list[str] = []
     if args.from_live:
-        found, said, own = _live(args)
+        found, said = live.servers(listed["servers"])
         seen += found
         remarks += said
-        clusters += own
+        clusters += live.clusters(listed["clusters"], listed["nodepools"])
     if args.servers:
         models += lists.servers(_text(args.servers), args.servers)
     if args.workloads:
@@ -73,18 +83,18 @@ def _gathered(args: argparse.Namespace) -> tuple[tuple[ServerModel, ...], tuple[
     return tuple(models), tuple(clusters), remarks
 
 
-def _live(args: argparse.Namespace) -> tuple[list[Seen], list[str], tuple[ClusterProfile, ...]]:
+def _listed(args: argparse.Namespace) -> Listed:
+    """What the controller in use has, over all namespaces."""
     from bedplate.cli import watching
     from bedplate.cli.session import Session
 
     session = Session(args)
     session.all_namespaces = True
-    items: dict[str, list[dict[str, Any]]] = {}
-    for word in ("servers", "clusters", "nodepools"):
+    items: Listed = {}
+    for word in ("servers", "clusters", "nodepools", "measurements"):
         listing = watching.list_all(session.client, session.path(session.kind(word)), {})
         items[word] = list(listing.get("items") or ())
-    seen, remarks = live.servers(items["servers"])
-    return seen, remarks, live.clusters(items["clusters"], items["nodepools"])
+    return items
 
 
 def calibrate(args: argparse.Namespace, profile: Profile) -> int:
