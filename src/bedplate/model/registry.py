@@ -33,6 +33,8 @@ class KindInfo(NamedTuple):
     namespaced: bool = True
     derived: bool = False
     """True: made by the controller only; users may read it (and delete where `deletable`)."""
+    planned: bool = True
+    """False: users make it, and no planning looks at it: it says nothing of how the infrastructure should be."""
     deletable: bool = True
     scalable: bool = False
     columns: tuple[Column, ...] = ()
@@ -95,7 +97,7 @@ KINDS: tuple[KindInfo, ...] = (
         Column("Phase", "status.phase"), Column("Server", "status.server"), Column("Address", "status.address"),
         Column("CPU", "spec.cpu", "integer", 1), Column("Memory", "spec.memory", priority=1), _AGE,
     )),
-    KindInfo("Measurement", "measurements", measurement.Measurement, short_names=("me",), columns=(
+    KindInfo("Measurement", "measurements", measurement.Measurement, short_names=("me",), planned=False, columns=(
         Column("Targets", "spec.targets"), Column("Phase", "status.phase"), Column("Progress", "status.progress"),
         Column("Finished", "status.finished", priority=1), Column("Kit", "spec.kit", priority=1), _AGE,
     )),
