@@ -5,6 +5,7 @@ The one part that is not an agent's is the guest: its channel leads into this co
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from api_server import GROUP, ApiServer
+from test_measuring_kit import call, stage
 from test_measuring_kit import kit as kit
 
 from bedplate.agent import measuring
@@ -34,6 +36,7 @@ from bedplate.model.agent_protocol import GuestExecute, GuestWrite, Measure
 from bedplate.model.blueprint import ImageRef, MachineEntry, Nic
 from bedplate.model.ids import Digest, Epoch, MachineUid, ServerName, StoreId, key
 from bedplate.model.kinds.measurement import Measurement
+from bedplate.model.measuring import FACTS
 from bedplate.model.steps import Ticket
 from bedplate.ports import BenchmarkFailed, BenchmarkOutput, BenchmarkRun, GuestOutput
 
@@ -151,6 +154,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kit: MeasuringKit) -> Iterator[World]:
     monkeypatch.setattr(measuring, "GUEST_FOLDER", str(tmp_path / "guest"))
     monkeypatch.setattr(measuring, "LOAD_SECONDS", 0.01)
+    monkeypatch.setattr(measuring, "LOOK_SECONDS", 1.0)
     made = World(tmp_path)
     try:
         yield made
@@ -164,6 +168,50 @@ FLEET = """
 servers: [{name: big, count: 4, cpus: 8, memory: 32Gi}]
 clusters: [{name: shop, controlPlane: 1, workloads: [{name: web, replicas: 3, cpu: 1, memory: 2Gi}]}]
 """
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kit: MeasuringKit) -> Iterator[Measurer]:
+    """An agent with a guest, and the kit at hand."""
+    monkeypatch.setattr(measuring, "GUEST_FOLDER", str(tmp_path / "guest"))
+    monkeypatch.setattr(measuring, "LOAD_SECONDS", 0.01)
+    monkeypatch.setattr(measuring, "LOOK_SECONDS", 1.0)
+    made = Measurer(tmp_path / "measure", _nobody, dict, Channel(), "kvm")
+    stage(tmp_path, kit)
+    yield made
+    made.close()
+    shutil.rmtree(tmp_path / "guest", ignore_errors=True)
+
+
+async def test_a_target_that_nobody_asks_any_more_takes_the_kit_away_itself(
+    guest: Measurer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kit: MeasuringKit
+) -> None:
+    """The controller, the client and, for the guest, the agent too may be gone for good."""
+    monkeypatch.setattr(measuring, "IDLE_SECONDS", 8.0)
+    await guest.run(call(kit, FACTS, machine=GUEST))
+    assert {"guest", "measure"} <= set(os.listdir(tmp_path))
+    async with asyncio.timeout(60):
+        while {"guest", "measure"} & set(os.listdir(tmp_path)):  # noqa: ASYNC110 - a guest's own end sets no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_guest_without_room_says_how_much_is_missing(
+    guest: Measurer, tmp_path: Path, kit: MeasuringKit
+) -> None:
+    with pytest.raises(MeasuringFailed, match=r"a can't make room .*: its disk has \d+ MiB free .* need 1000000\d+"):
+        await guest.run(call(kit, "disk-read", machine=GUEST, scratch_mib=1_000_000_000))
+    assert "guest" not in os.listdir(tmp_path)
+
+
+async def test_a_benchmark_that_hangs_in_a_guest_is_ended_there(
+    guest: Measurer, monkeypatch: pytest.MonkeyPatch, kit: MeasuringKit
+) -> None:
+    await guest.run(call(kit, FACTS, machine=GUEST))
+    monkeypatch.setattr(measuring, "limit", lambda seconds: 1.0)
+    with pytest.raises(MeasuringFailed, match=r"cpu-one on a hung and was ended after 1 s"):
+        await guest.run(call(kit, "cpu-one", machine=GUEST, seconds=100))
+
+
 QUICK = ("--seconds", "1", "--scratch", "8Mi", "--only", "cpu,disk")
 
 

@@ -37,6 +37,8 @@ LOAD_SECONDS = 1.0
 """Over which the server's load is looked at, before and after a run."""
 LISTEN_SECONDS = 30.0
 """For the other end of a network benchmark to listen."""
+LOOK_SECONDS = 15.0
+"""Between a guest's looks whether its kit is used still."""
 END_SECONDS = 10.0
 """For what was killed to be gone."""
 OUTPUT_BYTES = 1024 * 1024
@@ -51,24 +53,24 @@ KILLED = 128 + signal.SIGKILL
 NICENESS = 10
 """Guests, and the agent that renews their leases, come first; on a quiet server it changes no figure."""
 
-_UNPACK = """set -e
-cd "$1"
-tar -xzf kit.tar.gz
-rm -f kit.tar.gz
-: > used
-( cd /
-while [ -e "$1/used" ] && [ $(( $(date +%s) - $(stat -c %Y "$1/used") )) -lt "$2" ]; do sleep 15; done
-rm -rf "$1" ) > /dev/null 2>&1 < /dev/null &
-"""
-"""In a guest the kit takes itself away when nobody has used it for a while, whatever became of this agent."""
-_ROOM = """free=$(df -Pk /var/tmp | awk 'NR == 2 { print int($4 / 1024) }')
+_PREPARE = """free=$(df -Pk /var/tmp | awk 'NR == 2 { print int($4 / 1024) }')
 if [ "$free" -lt "$1" ]; then
 echo "its disk has $free MiB free in /var/tmp, the measuring kit and the scratch file need $1;" \\
 "free some, or name a smaller --scratch" >&2
 exit 3
 fi
-rm -rf "$2" && mkdir -m 700 "$2"
+rm -rf "$2" && mkdir -m 700 "$2" "$3" && : > "$3/used" || exit 4
+( cd /
+while sleep "$5"; do
+[ -e "$3/used" ] || exit 0
+[ $(( $(date +%s) - $(stat -c %Y "$3/used") )) -lt "$4" ] || break
+done
+rm -rf "$3"
+rmdir "$2" ) > /dev/null 2>&1 < /dev/null &
 """
+"""In a guest the kit takes itself away when nobody has used it for a while, whatever became of this agent, and however
+little of it had come."""
+_UNPACK = 'cd "$1" && tar -xzf kit.tar.gz && rm -f kit.tar.gz'
 
 
 class Guests(Protocol):
@@ -202,7 +204,8 @@ class Measurer:
         archive = await asyncio.to_thread(ImageCache(self._folder / "archive").path(call.kit).read_bytes)
         unpacked = await asyncio.to_thread(lambda: sum(p.stat().st_size for p in kit.rglob("*") if p.is_file()))
         room = (len(archive) + unpacked >> 20) + call.scratch_mib + 64
-        argv = ["/bin/sh", "-c", f'{_ROOM}mkdir -m 700 "$3"', "sh", str(room), GUEST_FOLDER, there]
+        times = (f"{IDLE_SECONDS:.0f}", f"{LOOK_SECONDS:.0f}")
+        argv = ["/bin/sh", "-c", _PREPARE, "sh", str(room), GUEST_FOLDER, there, *times]
         await self._told(call, argv, "make room for the measuring kit")
         assert call.machine is not None
         assert self._guests is not None
@@ -215,7 +218,7 @@ class Measurer:
                 )
             piece, path = archive[start : start + PIECE], f"{there}/kit.tar.gz"
             await self._guests.write(call.machine.uid, path, piece, 0o600, first=start == 0, timeout=left)
-        argv = ["/bin/sh", "-c", _UNPACK, "sh", there, f"{IDLE_SECONDS:.0f}"]
+        argv = ["/bin/sh", "-c", _UNPACK, "sh", there]
         await self._told(call, argv, "unpack the measuring kit")
 
     async def _clean(self, call: Measure) -> None:
