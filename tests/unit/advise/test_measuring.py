@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedplate.advise import measuring as advice
@@ -78,6 +78,7 @@ def test_a_bare_node_is_measured_without_its_network() -> None:
     assert advice.progress(spec, tuple(known.values())) == (18, 18)
 
 
+@settings(deadline=None)  # beside other work a draw may take long
 @given(stop=st.integers(0, 60))
 def test_an_interrupted_measurement_goes_on_where_it_was(stop: int) -> None:
     """What was measured until then, and nothing else, decides what is next."""
@@ -190,6 +191,7 @@ def metric(values: list[float], name: str = "cpu-one") -> MeasuredMetric:
     return MeasuredMetric(name=info.name, unit=info.unit, better=info.better, samples=samples)
 
 
+@settings(deadline=None)  # beside other work a draw may take long
 @given(values=VALUES, data=st.data())
 def test_the_order_of_samples_never_matters(values: list[float], data: st.DataObject) -> None:
     other = data.draw(st.permutations(values))
@@ -199,6 +201,7 @@ def test_the_order_of_samples_never_matters(values: list[float], data: st.DataOb
         assert advice.times(metric(values), fixed) == advice.times(metric(list(other)), fixed)
 
 
+@settings(deadline=None)  # beside other work a draw may take long
 @given(values=VALUES)
 def test_the_median_lies_in_its_interval_and_few_values_have_none(values: list[float]) -> None:
     middle, low, high = advice.median_interval(values)
