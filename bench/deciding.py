@@ -1,7 +1,8 @@
 """Deciding: years of a fleet a minute, the same on two cores as on one, and a large comparison from kept results.
 
 The simulated years are told against the goal of ten minutes for 20 runs of a year of 100 servers and 1,000 machines on
-two cores; two processes are compared with one in the same run.
+two cores; two processes are compared with one in the same run. The fleet is brought up once for all of a sweep's runs,
+in one process: that part is told apart.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from bedplate.advise import comparing, deciding, runs
 from bedplate.advise.amounts import Count, Money, MoneyPerKwh, Share
 from bedplate.advise.fleet import ClusterProfile, Operations, Prices, Profile, ServerModel, Use, Workload
 from bedplate.advise.runs import Sweep
+from bedplate.advise.twin import setting_of
 from bench.report import Figure
 
 GOAL_SECONDS = 600.0
@@ -57,19 +59,22 @@ def run(small: bool) -> Iterator[Figure]:
     layout = deciding.plans(profile)["vm"].layout
     machines = layout.nodes + layout.planes
     years = 0.25
-    one = _seconds(Sweep(profile=profile, layout=layout, seeds=(1, 2), years=years), jobs=1)
-    two = _seconds(Sweep(profile=profile, layout=layout, seeds=(1, 2), years=years), jobs=2)
-    whole = two / (2 * years) * 20
+    began = time.perf_counter()
+    runs.begun(profile, setting_of(profile, layout))
+    beginning = time.perf_counter() - began
+    one = _seconds(Sweep(profile=profile, layout=layout, seeds=(1, 2), years=years), jobs=1) - beginning
+    two = _seconds(Sweep(profile=profile, layout=layout, seeds=(1, 2), years=years), jobs=2) - beginning
+    whole = beginning + two / (2 * years) * 20
     yield Figure(
         what=f"20 runs of a year of {layout.count} servers and {machines} machines, two cores",
-        measured=f"{whole:.0f} s (from {2 * years:g} years told)",
+        measured=f"{whole:.0f} s (from {2 * years:g} years told; {beginning:.0f} s of it until all is up)",
         reference=f"{GOAL_SECONDS:.0f} s",
         ratio=whole / GOAL_SECONDS,
         goal="at most 10 min",
         limit=1.0,
     )
     yield Figure(
-        what="two processes against one",
+        what="two processes against one, once all is up",
         measured=f"{two:.1f} s",
         reference=f"one: {one:.1f} s",
         ratio=two / one,

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from bedplate.agent.enrol import ControllerConnection, enrol, tls_context
+from bedplate.agent.ram.deployment import of_machine
 from bedplate.agent.ram.devices import Device
 from bedplate.agent.ram.writing import ImageWriter
 from bedplate.agent.state import AgentState
@@ -198,7 +199,7 @@ def _write(folder: Path, enrolment: bytes, ref: ImageRef, device: str, total: in
         return ControllerConnection(file.controller, tls_context(file.ca, state))
 
     writer = ImageWriter(folder, connect, progress, threading.Event(), lambda: [disk])
-    writer.run(machine, SERVER, "disk", enrolment)
+    writer.run(of_machine(machine, SERVER), "disk", enrolment)
     return {"written": written[0], "all": time.perf_counter() - began}
 
 

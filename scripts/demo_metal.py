@@ -1,7 +1,7 @@
 """From blank servers to a cluster on both substrates, and back: each step as a user types it, with the times.
 
 Bare servers behind Redfish BMCs are added, accepted, inspected and tested; one becomes a node beside virtual machines,
-serves a workload, is drained, erased with its certificate, and is there for the next. Run by `make demo-metal`. KEEP=1
+serves a workload, is drained, erased with its certificate, and becomes a hypervisor. Run by `make demo-metal`. KEEP=1
 leaves the lab running.
 """
 
@@ -39,7 +39,8 @@ def main() -> None:
     with lab(headline, "--hypervisors", "2", "--servers", str(SERVERS), ram=True, look="servers"):
         names = rack()
         cluster()
-        give_back(names)
+        used = give_back(names)
+        hypervisor(used)
 
 
 def rack() -> list[str]:
@@ -78,7 +79,7 @@ def cluster() -> None:
         kubectl("get", "pods", "-o", "wide")
 
 
-def give_back(names: list[str]) -> None:
+def give_back(names: list[str]) -> str:
     """The metal node leaves: drained, erased with its certificate, there for the next."""
     used = next(n for n in names if server(n)["status"]["metal"]["state"] == "deployed")
     say(f"The pool on bare servers is scaled to none: {used} is drained, erased and given back")
@@ -98,6 +99,16 @@ def give_back(names: list[str]) -> None:
         print(f"  certificate: disk {e['serial']}, {e['method']}, {proof}, {e['time']}", flush=True)
     bedplate("why", f"server/{used}")
     bedplate("get", "servers")
+    return used
+
+
+def hypervisor(name: str) -> None:
+    """The same server reports for duty as a hypervisor."""
+    say(f"{name} is to run virtual machines: it is written anew, boots, and reports for duty")
+    asked = ("server", "role", name, "--to", "hypervisor", "--yes", "--wait", "--timeout", "1800")
+    bedplate(*asked, phase="role to Ready")
+    bedplate("get", "servers")
+    bedplate("describe", "server", name)
 
 
 def server(name: str) -> dict[str, Any]:

@@ -73,12 +73,14 @@ def lab(headline: str, *options: str, ram: bool = False, keep: bool = KEEP, look
     `ram`: bare servers are to be booted. `look`: what one may look at in a lab that goes on.
     """
     began = time.monotonic()
-    built = "A Kubernetes release, a node image and the RAM system" if ram else "A Kubernetes release and a node image"
+    images = "a node image, the RAM system and the hypervisor image" if ram else "a node image"
+    built = f"A Kubernetes release, {images}" if ram else f"A Kubernetes release and {images}"
     say(f"{built} (built on the first run, then cached)")
     bedplate("release", "build", RELEASE, phase="release")
     bedplate("image", "build", "--release", RELEASE, phase="node image")
     if ram:
         bedplate("image", "build", "--ram", phase="RAM system")
+        bedplate("image", "build", "--hypervisor", phase="hypervisor image")
     try:
         say(headline)
         bedplate("lab", "up", *options, phase="lab")

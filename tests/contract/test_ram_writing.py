@@ -23,13 +23,14 @@ from memory_store import FileImages, MemorySecrets
 from bedplate.agent.enrol import ControllerConnection, enrol, tls_context
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.ram import gpt, writing
+from bedplate.agent.ram.deployment import Deployment, of_host, of_machine
 from bedplate.agent.ram.devices import Device
 from bedplate.agent.ram.esp import esp_of, marker
 from bedplate.agent.state import AgentState
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.model.agent_protocol import EnrolFile
-from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Digest, Epoch, Generation, StoreId
+from bedplate.model.blueprint import Host, MachineEntry
+from bedplate.model.ids import Digest, Epoch, Generation, MachineUid, StoreId
 from bedplate.model.metal import Written
 from bedplate.model.metal_protocol import MARKER_PATH, NodeIdentity
 
@@ -55,8 +56,11 @@ class Bare:
         return machine(self.image.ref)
 
     async def write(self, entry: MachineEntry | None = None, serial: str = "root") -> Written:
+        return await self.deploy(of_machine(entry or self.machine, METAL1), serial)
+
+    async def deploy(self, what: Deployment, serial: str = "root") -> Written:
         writer = writing.ImageWriter(self.folder, self.connect, self.seen.append, self.stop, lambda: self.devices)
-        return await asyncio.to_thread(writer.run, entry or self.machine, METAL1, serial, ENROL)
+        return await asyncio.to_thread(writer.run, what, serial, ENROL)
 
     def root_is_the_image(self) -> bool:
         """All of the image but its first piece and its EFI system partition is on the disk, byte for byte."""
@@ -129,6 +133,30 @@ CREDENTIALS = (
     *("network.network.10-bedplate", "ssh.authorized_keys.root", "system.hostname"),
     *("bedplate.root", "bedplate.enrol", "bedplate.machine"),
 )
+
+
+async def test_a_hypervisor_has_its_card_in_the_networks_bridge_and_is_no_machine() -> None:
+    async with bare_server() as bare:
+        host = Host(uid=MachineUid("h-2"), image=bare.image.ref)
+        nic = msgspec.structs.replace(bare.machine.nic, mac="52:54:00:00:00:01", address="10.0.0.7")
+        written = await bare.deploy(of_host(host, METAL1, nic))
+        assert written == Written(
+            uid=MachineUid("h-2"), generation=Generation(1), digest=bare.image.ref.metal, serial="root"
+        )
+        assert marker(bare.root.device()) == written
+
+        def said(name: str) -> str:
+            return (on_esp(bare.root, f"loader/credentials/{name}.cred") or b"").decode()
+
+        assert said("system.hostname") == METAL1
+        assert f"Name={nic.bridge}" in said("network.netdev.10-bedplate")
+        card, bridge = said("network.network.10-bedplate"), said("network.network.20-bedplate")
+        assert f"MACAddress={nic.mac}" in card
+        assert "Address=10.0.0.7" not in card
+        assert f"Bridge={nic.bridge}" in card
+        assert f"Address=10.0.0.7/{nic.prefix}" in bridge
+        assert said("bedplate.enrol").encode() == ENROL
+        assert not said("bedplate.machine")
 
 
 async def test_another_machine_or_generation_replaces_what_is_there() -> None:

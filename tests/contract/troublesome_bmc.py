@@ -44,7 +44,9 @@ def error(status: int, message_id: str = "Base.1.8.GeneralError", *args: str, **
 class TroublesomeBmc:
     """Its state, and what it does wrong. All fields may be changed at any time."""
 
-    def __init__(self, spend: Callable[[float], None], now: Callable[[], float]) -> None:
+    def __init__(
+        self, spend: Callable[[float], None], now: Callable[[], float], place: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.power = "On"
         self.username, self.password = "admin", "hunter2"
         self.basic_only = False
@@ -111,7 +113,7 @@ class TroublesomeBmc:
         self._pending: tuple[float, str] | None = None
         self._lock = threading.RLock()
         self._ending = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(place, self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 

@@ -13,10 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract import tiny_guest
 from tests.e2e.conftest import World, a_world
 
 pytestmark = pytest.mark.lab
 
+MACHINE = """
+apiVersion: bedplate.dev/v1alpha1
+kind: VirtualMachine
+metadata: {name: tiny}
+spec: {image: tiny, cpu: 1, memory: 256Mi, disk: 1Gi, diskPool: local, match: {on: bare}}
+"""
 CLUSTER = (Path(__file__).parents[2] / "examples" / "demo-metal.yaml").read_text()
 
 
@@ -25,6 +32,7 @@ def metal() -> Iterator[World]:
     """Room for a lab of its own; its servers are the test's to rack."""
     with a_world() as made:
         made.bedplate("image", "build", "--ram", timeout=3600)
+        made.bedplate("image", "build", "--hypervisor", timeout=3600)
         yield made
 
 
@@ -35,6 +43,8 @@ def test_a_blank_server_becomes_a_node_and_is_given_back(metal: World) -> None:
     metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
     is_a_node(metal, names)
     given_back(metal)
+    is_a_hypervisor(metal, names[0])
+    is_free_again(metal, names[0])
 
 
 @pytest.mark.long
@@ -56,9 +66,9 @@ def state(world: World, name: str) -> str:
 
 
 def racked(world: World, count: int) -> list[str]:
-    world.bedplate("lab", "up", "--hypervisors", "2", "--servers", str(count), timeout=300)
+    world.bedplate("lab", "up", "--hypervisors", "2", "--servers", str(count), "--server-memory", "3072", timeout=300)
     found = json.loads(world.bedplate("lab", "status", "-o", "json"))["servers"]
-    lines = ["name,bmc,credentials", *(f"{s['name']},{s['bmc_address']},lab-bmc" for s in found)]
+    lines = ["name,bmc,credentials,labels.on", *(f"{s['name']},{s['bmc_address']},lab-bmc,bare" for s in found)]
     world.bedplate("server", "add", "-f", "-", stdin="\n".join(lines))
     names = [str(s["name"]) for s in found]
     for name in names:
@@ -122,6 +132,31 @@ def given_back(world: World, *, kill: bool = False) -> None:
     for disk in disks_of(world, used):
         assert is_blank(disk), f"{disk} is not blank"
     assert not [m for m in world.objects("machines") if m["spec"]["substrate"] == "metal"]
+
+
+def is_a_hypervisor(world: World, name: str) -> None:
+    """It reports for duty, with a pool on its own disk and none that others share, and a machine runs on it."""
+    world.bedplate("server", "role", name, "--to", "hypervisor", "--yes", "--wait", "--timeout", "1800", timeout=1900)
+    status = world.object("server", name)["status"]
+    assert status["phase"] == "Ready"
+    assert status["bridges"] == ["br0"]
+    assert [p["name"] for p in status["diskPools"]] == ["local"]
+    files = tiny_guest.image_files()
+    boot = ["--kernel", str(files["kernel"]), "--initrd", str(files["initrd"]), "--command-line", "console=ttyS0 quiet"]
+    world.bedplate("image", "import", str(files["disk"]), "--name", "tiny", "--bootstrap", "guest-agent", *boot)
+    world.bedplate("apply", "-f", "-", "--wait", "--timeout", "900", stdin=MACHINE, timeout=1000)
+    assert world.object("virtualmachine", "tiny")["status"]["server"] == name
+
+
+def is_free_again(world: World, name: str) -> None:
+    """Not while somebody's machine has its disk there."""
+    world.bedplate("server", "role", name, "--to", "free", "--yes")
+    world.until("it waits", lambda: "1 machine is still on it" in world.bedplate("why", f"server/{name}"), 60)
+    assert world.object("virtualmachine", "tiny")["status"]["phase"] == "Running"
+    world.bedplate("delete", "virtualmachine/tiny", timeout=600)
+    world.until("it is there for the next", lambda: state(world, name) == "available", 1800)
+    for disk in disks_of(world, name):
+        assert is_blank(disk), f"{disk} is not blank"
 
 
 def disks_of(world: World, name: str) -> list[Path]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bedplate.checks.blueprint import Checker, Finding
 from bedplate.model.ids import ServerName, key
 from bedplate.model.kinds.base import MachineShape
+from bedplate.model.kinds.fleet import MetalPolicy
 from bedplate.model.policy import REQUESTS
 from bedplate.planner.plan import PlanInput, plan
 from bedplate.sim import fleet
@@ -63,22 +64,34 @@ def test_told_what_changed_it_plans_as_from_nothing(
 
 
 @given(
-    bare=st.integers(1, 3),
+    bare=st.integers(1, 4),
     replicas=st.integers(0, 3),
-    after=st.integers(0, 3),
-    trouble=st.lists(st.tuples(st.sampled_from(["power", "ask", "silent"]), st.integers(0, 5)), max_size=2),
+    after=st.integers(0, 4),
+    trouble=st.lists(st.tuples(st.sampled_from(["power", "ask", "silent", "slow"]), st.integers(0, 5)), max_size=2),
+    slow=st.sets(st.integers(0, 3), max_size=2),
+    claim_degraded=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_so_it_does_with_bare_servers(
-    compared: list[Any], bare: int, replicas: int, after: int, trouble: list[tuple[str, int]], seed: int
+    compared: list[Any],
+    bare: int,
+    replicas: int,
+    after: int,
+    trouble: list[tuple[str, int]],
+    slow: set[int],
+    claim_degraded: bool,
+    seed: int,
 ) -> None:
     world = fleet.world(2, memory_mib=16_384)
     objects = fleet.infrastructure(world)
     names = [f"bm{n}" for n in range(1, bare + 1)]
-    for name in names:
-        world.add_bare(name, memory_mib=16_384)
+    for number, name in enumerate(names):
+        made = world.add_bare(name, memory_mib=16_384).bare
+        assert made is not None
+        made.speed = 0.5 if number in slow else 1.0
         objects.append(fleet.bare(name))
     sim = Simulator(world, seed=seed)
+    sim.fleet_policy(metal=MetalPolicy(claim_degraded=claim_degraded))
     metal = MachineShape(substrate="metal", memory="4Gi")
     sim.apply(*objects, fleet.cluster(), fleet.pool(replicas=replicas, shape=metal))
     sim.start_controller()
@@ -90,6 +103,9 @@ def test_so_it_does_with_bare_servers(
             sim.power_off(server.name)
         elif kind == "silent":
             server.bare.silent_boots = number
+        elif kind == "slow":
+            server.bare.speed = 0.5
+            annotate(sim, key("server", server.name), REQUESTS["test"], str(number))
         else:
             annotate(sim, key("server", server.name), REQUESTS["erase"], str(number))
         sim.run(seconds=1_000 * (number + 1))

@@ -1,13 +1,16 @@
 """How many nodes and servers a fleet's workloads need on a substrate. Pure; the same in any order of input.
 
 Kubernetes schedules by requests, so nodes are packed by requests. VMs are packed onto hypervisors by memory, which is
-never over-committed, and by virtual CPUs within the over-commitment; their peaks must fit the real CPUs.
+never over-committed, and by virtual CPUs within the over-commitment; their peaks must fit the real CPUs. As the planner
+gives each VM the least allocated server, large ones may find only crumbs on servers that would hold them if they were
+filled one by one: there are as many hypervisors as that placement needs.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -25,6 +28,7 @@ EVICTION_MIB = 100
 """Memory that a kubelet keeps free: its default for hard eviction."""
 LEAST_NODES = 2
 """Of a pool whose work has more than one replica: one server's failure must not take all of it."""
+_RESERVED = Reservation()
 AS_GOOD = 1.05
 """A shape of VM that takes this much more memory than the best one is as good."""
 
@@ -170,6 +174,7 @@ class _LayingOut:
         self._clusters = sorted(profile.clusters, key=_size)
         """The largest first, whatever the file's order."""
         self._where = where
+        self._overcommit = profile.operations.cpu_overcommit
         self._left = {m.name: m.count for m in profile.servers}
         self._short: dict[str, int] = {}
         self._impossible: list[str] = []
@@ -293,23 +298,35 @@ class _LayingOut:
 
     def _fill(self, found: dict[str, int], groups: list[Group], clusters: list[ClusterProfile]) -> None:
         """Servers for machines that may share them, dominant models first."""
-        machines = [
-            _Machine(c.plane.cpu, overhead(c.plane.cpu, c.plane.memory_mib), 0.0, c.control_plane) for c in clusters
-        ]
-        machines += [_Machine(g.cpu, overhead(g.cpu, g.memory_mib), g.peak / g.nodes, g.nodes) for g in groups]
-        machines.sort(key=lambda m: (-m.memory, -m.cpu, m.peak))
+        asked: list[_Machine] = []
+        for c in sorted(clusters, key=lambda c: c.name):
+            asked.append(_Machine(c.plane.cpu, overhead(c.plane.cpu, c.plane.memory_mib), 0.0, c.control_plane))
+            mine = [g for g in groups if g.cluster == c.name]
+            asked += [_Machine(g.cpu, overhead(g.cpu, g.memory_mib), g.peak / g.nodes, g.nodes) for g in mine]
+        left = sorted((msgspec.structs.replace(m) for m in asked), key=lambda m: (-m.memory, -m.cpu, m.peak))
         least = max((c.control_plane for c in clusters), default=0)
         models = sorted(self._p.servers, key=lambda m: (-self._left[m.name], m.name))
-        used = 0
-        while any(m.count for m in machines) or used < least:
-            model = next((m for m in models if self._left[m.name] > 0), models[0])
-            held = _fill_one(machines, model, self._p.operations.cpu_overcommit)
-            if not held and any(m.count for m in machines):
-                self._too_large(machines, model, groups)
+        used: list[ServerModel] = []
+        while any(m.count for m in left) or len(used) < least:
+            model = self._next(models)
+            held = _fill_one(left, model, self._overcommit)
+            if not held and any(m.count for m in left):
+                self._too_large(left, model, groups)
                 return
-            self._take(model.name, 1)
-            found[model.name] = found.get(model.name, 0) + 1
-            used += 1
+            self._use(model, found, used)
+        total = sum(m.count for m in asked)
+        while missing := _unplaced(asked, used, self._overcommit):
+            holding = [m for m in models if _fits_empty(missing[0], m, self._overcommit)]
+            for _ in range(math.ceil(sum(m.count for m in missing) * len(used) / total)):
+                self._use(self._next(holding), found, used)
+
+    def _next(self, models: list[ServerModel]) -> ServerModel:
+        return next((m for m in models if self._left[m.name] > 0), models[0])
+
+    def _use(self, model: ServerModel, found: dict[str, int], used: list[ServerModel]) -> None:
+        self._take(model.name, 1)
+        found[model.name] = found.get(model.name, 0) + 1
+        used.append(model)
 
     def _too_large(self, machines: list[_Machine], model: ServerModel, groups: list[Group]) -> None:
         largest = next(m for m in machines if m.count)
@@ -328,11 +345,14 @@ class _Machine(msgspec.Struct):
     count: int
 
 
+def _room(model: ServerModel, overcommit: float) -> tuple[float, float]:
+    """Virtual CPUs and memory (MiB) that a hypervisor has for machines."""
+    return (model.cpus - _RESERVED.cpu) * overcommit, float(model.memory_mib - parse_mib(_RESERVED.memory))
+
+
 def _fill_one(machines: list[_Machine], model: ServerModel, overcommit: float) -> int:
     """Put on a server what fits; how many that was."""
-    reserved = Reservation()
-    cpus = (model.cpus - reserved.cpu) * overcommit
-    memory = float(model.memory_mib - parse_mib(reserved.memory))
+    cpus, memory = _room(model, overcommit)
     real = model.cpus / (1.0 + literature.CPU_OVERHEAD.amount.mid)
     held = 0
     for m in machines:
@@ -343,6 +363,39 @@ def _fill_one(machines: list[_Machine], model: ServerModel, overcommit: float) -
         cpus, memory, real = cpus - fit * m.cpu, memory - fit * m.memory, real - fit * m.peak
         held += fit
     return held
+
+
+def _fits_empty(machine: _Machine, model: ServerModel, overcommit: float) -> bool:
+    cpus, memory = _room(model, overcommit)
+    return machine.cpu <= cpus and machine.memory <= memory
+
+
+def _unplaced(machines: Iterable[_Machine], models: Sequence[ServerModel], overcommit: float) -> list[_Machine]:
+    """Of machines in the order in which they are planned, those that find no room where each gets the server of which
+    the smallest share is taken: `planner.placement` without its spread over failure domains."""
+    kinds = {m.name: m for m in models}
+    room = {name: _room(m, overcommit) for name, m in kinds.items()}
+    rooms = [room[m.name] for m in models]
+    free = [list(room) for room in rooms]
+    order = [(0.0, n) for n in range(len(models))]
+    missing: list[_Machine] = []
+    for m in machines:
+        for left in range(m.count, 0, -1):
+            passed: list[tuple[float, int]] = []
+            while order and (free[order[0][1]][0] < m.cpu or free[order[0][1]][1] < m.memory):
+                passed.append(heapq.heappop(order))
+            placed = bool(order)
+            if placed:
+                n = heapq.heappop(order)[1]
+                free[n][0] -= m.cpu
+                free[n][1] -= m.memory
+                heapq.heappush(order, (1.0 - min(f / r for f, r in zip(free[n], rooms[n], strict=True)), n))
+            for one in passed:
+                heapq.heappush(order, one)
+            if not placed:
+                missing.append(msgspec.structs.replace(m, count=left))
+                break
+    return missing
 
 
 def overhead(cpu: int, memory_mib: int) -> float:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -24,11 +24,16 @@ from bedplate.advise.twin import ranges_of, setting_of
 from bedplate.advise.years import Run, Telling
 from bedplate.sim import copying
 from bedplate.sim.scenario import opening, plain
+from bedplate.sim.scenario.plain import ScenarioError
 from bedplate.sim.scenario.setting import Setting
 from bedplate.sim.simulator import Simulator
 
 READY_WITHIN = 60 * 86_400.0
 """Seconds in which a fleet must come up from nothing: metal is deployed a few servers at a time."""
+ENDED = (
+    "the process that tells a fleet's years was ended (by hand, or for want of memory); "
+    "run it again: what was told is kept"
+)
 _CODE = ("model", "planner", "checks", "engine", "sim", "advise")
 
 
@@ -97,7 +102,7 @@ def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Ru
     """Tell every seed; runs come as they end, those that were kept first.
 
     Raises:
-        ScenarioError: the fleet does not become Ready on that layout.
+        ScenarioError: the fleet does not become Ready on that layout, or a process was ended from outside.
     """
     if kept is None:
         yield from _run(sweep, sweep.seeds, jobs)
@@ -115,32 +120,26 @@ def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Ru
 
 
 def _run(sweep: Sweep, left: Sequence[int], jobs: int) -> Iterator[Run]:
-    """Tell those seeds in so many processes."""
+    """Tell those seeds, so many at once, in a process that brings the world to its beginning."""
     if not left:
         return
-    jobs = min(jobs or os.cpu_count() or 1, len(left))
     context = multiprocessing.get_context("fork")
-    results: SimpleQueue[Run | BaseException | None] = context.SimpleQueue()
-    shares = [context.Process(target=_tell, args=(sweep, left[n::jobs], results), daemon=True) for n in range(jobs)]
-    for share in shares:
-        share.start()
+    reading, writing = context.Pipe(duplex=False)
+    teller = context.Process(target=_tell, args=(sweep, left, jobs or os.cpu_count() or 1, writing), daemon=True)
+    teller.start()
+    writing.close()
     try:
-        yield from _received(results, jobs)
-    finally:
-        for share in shares:
-            share.terminate()
-            share.join()
-
-
-def _received(results: SimpleQueue[Run | BaseException | None], jobs: int) -> Iterator[Run]:
-    while jobs:
-        got = results.get()
-        if got is None:
-            jobs -= 1
-        elif isinstance(got, BaseException):
-            raise got
-        else:
+        for _ in left:
+            got: Run | Exception = reading.recv()
+            if isinstance(got, Exception):
+                raise got
             yield got
+    except EOFError:
+        raise ScenarioError(ENDED) from None
+    finally:
+        teller.terminate()
+        teller.join()
+        reading.close()
 
 
 def begun(profile: Profile, setting: Setting) -> Simulator:
@@ -150,15 +149,16 @@ def begun(profile: Profile, setting: Setting) -> Simulator:
     return sim
 
 
-def _tell(sweep: Sweep, seeds: Sequence[int], results: SimpleQueue[Run | BaseException | None]) -> None:
+def _tell(sweep: Sweep, seeds: Sequence[int], at_once: int, results: Connection) -> None:
     """In a process of its own: bring the world to its beginning once, and tell each seed in a copy of it."""
+
+    def telling(seed: int) -> Callable[[], Run]:
+        return Telling(sim, sweep.profile, sweep.layout, seed=seed, years=sweep.years).tell
+
     try:
         sim = begun(sweep.profile, setting_of(sweep.profile, sweep.layout))
         with copying.frozen():
-            for seed in seeds:
-                telling = Telling(sim, sweep.profile, sweep.layout, seed=seed, years=sweep.years)
-                one = copying.in_a_copy(telling.tell, Run)
-                results.put(one or Run(seed=seed, years=sweep.years, ready=False, wrong=("its process ended",)))
+            for n, told in copying.in_copies(map(telling, seeds), Run, at_once=at_once):
+                results.send(told or ScenarioError(f"seed {seeds[n]}: {ENDED}"))
     except Exception as error:
-        results.put(error)
-    results.put(None)
+        results.send(error)

@@ -1,6 +1,7 @@
-"""`python -m bedplate.agent [ENROL_FILE | --ram SETTINGS_FILE | --node]`: the agent without the rest of Bedplate.
+"""`python -m bedplate.agent [ENROL_FILE | --ram SETTINGS_FILE | --node | --hypervisor]`: the agent by itself.
 
 A hypervisor's, unless it is told to be that of a RAM system or of a node on bare metal, which need no libvirt.
+`--hypervisor`: on a disk that a RAM system wrote, which brought its enrolment along.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def main(argv: list[str]) -> int:
 
             folder = Path(os.environ.get("BEDPLATE_AGENT_STATE", STATE_FOLDER))
             return node.run(state=folder, board=board, dial_own_addresses=own_addresses)
+        case ["--hypervisor"]:
+            from bedplate.agent.main import run
+
+            return run(deployed=True, watchdog="auto", dial_own_addresses=own_addresses)
         case [] | [_] if not argv or not argv[0].startswith("--"):
             from bedplate.agent.main import run
 
@@ -38,7 +43,8 @@ def main(argv: list[str]) -> int:
                 dial_own_addresses=own_addresses,
             )
         case _:
-            sys.stderr.write("usage: python -m bedplate.agent [ENROL_FILE | --ram SETTINGS_FILE | --node]\n")
+            roles = "ENROL_FILE | --ram SETTINGS_FILE | --node | --hypervisor"
+            sys.stderr.write(f"usage: python -m bedplate.agent [{roles}]\n")
             return 2
 
 

@@ -13,9 +13,26 @@ def machine_credentials(machine: MachineEntry) -> list[tuple[str, str]]:
     return found
 
 
+def host_credentials(nic: Nic) -> list[tuple[str, str]]:
+    """Names and contents for a hypervisor: its network card in a bridge, which has its address."""
+    bridge = ["[NetDev]", f"Name={nic.bridge}", "Kind=bridge", f"MTUBytes={nic.mtu}", "", "[Bridge]", "STP=no"]
+    # The bridge has a MAC address of its own: only the card itself is of type ether.
+    card = ["[Match]", f"MACAddress={nic.mac}", "Type=ether", "", "[Link]", f"MTUBytes={nic.mtu}", "", "[Network]"]
+    card += [f"Bridge={nic.bridge}", "LinkLocalAddressing=no"]
+    return [
+        ("network.netdev.10-bedplate", "\n".join([*bridge, "ForwardDelaySec=0", ""])),
+        ("network.network.10-bedplate", "\n".join([*card, ""])),
+        ("network.network.20-bedplate", _network([f"Name={nic.bridge}"], nic)),
+    ]
+
+
 def network_unit(nic: Nic) -> str:
     """The machine's network as systemd-networkd reads it."""
-    lines = ["[Match]", f"MACAddress={nic.mac}", "", "[Link]", f"MTUBytes={nic.mtu}", "", "[Network]"]
+    return _network([f"MACAddress={nic.mac}"], nic)
+
+
+def _network(match: list[str], nic: Nic) -> str:
+    lines = ["[Match]", *match, "", "[Link]", f"MTUBytes={nic.mtu}", "", "[Network]"]
     lines += [f"Address={nic.address}/{nic.prefix}", "LinkLocalAddressing=no", "IPv6AcceptRA=no"]
     if nic.gateway:
         lines.append(f"Gateway={nic.gateway}")

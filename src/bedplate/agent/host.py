@@ -18,11 +18,19 @@ from bedplate.model.inventory import PoolView, ServerView
 
 
 class Host:
-    """This server; `address` is set from the connection unless given."""
+    """This server; `address` is set from the connection unless given. `deployed`: Bedplate wrote its disk, nobody else
+    prepares it."""
 
     def __init__(
-        self, server: ServerName, host_uuid: str, accelerator: Literal["kvm", "tcg"], address: str = ""
+        self,
+        server: ServerName,
+        host_uuid: str,
+        accelerator: Literal["kvm", "tcg"],
+        address: str = "",
+        *,
+        deployed: bool = False,
     ) -> None:
+        self.deployed = deployed
         self.server = server
         self.host_uuid = host_uuid
         self.accelerator: Literal["kvm", "tcg"] = accelerator

@@ -31,6 +31,7 @@ from bedplate.agent.load import LoadSampler
 from bedplate.agent.machines import Machines
 from bedplate.agent.measuring import Measurer
 from bedplate.agent.migration import Migration
+from bedplate.agent.node.credentials import Credentials, drop_enrolment
 from bedplate.agent.observer import Observer
 from bedplate.agent.passage import Passage, libvirt_socket
 from bedplate.agent.seed import Seeds
@@ -59,6 +60,7 @@ RUNTIME_FOLDER = Path("/run/bedplate")
 def run(
     enrol_file: str = "",
     *,
+    deployed: bool = False,
     state: Path = STATE_FOLDER,
     libvirt_uri: str = "qemu:///system",
     address: str = "",
@@ -73,6 +75,7 @@ def run(
 
     Args:
         enrol_file: Path of the enrolment file, `-` for standard input; empty: the server is enrolled already.
+        deployed: The enrolment comes, once, from the EFI system partition, where a RAM system wrote it.
         state: Folder of the agent's key and memory.
         libvirt_uri: The local libvirt.
         address: This server's address for other hypervisors; empty: that of the connection.
@@ -84,14 +87,17 @@ def run(
         dial_own_addresses: Let streams go to the server's own loopback (for tests).
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    options = _Options(libvirt_uri, address, use, choose(watchdog), keepalive, silence, runtime, dial_own_addresses)
+    options = _Options(
+        libvirt_uri, address, use, choose(watchdog), keepalive, silence, runtime, dial_own_addresses, deployed
+    )
     try:
         with alone(state):
             memory = AgentState(state)
             # First of all: what an agent before this one guarded must not wait for an enrolment or for libvirt.
             keeper = _taken_over(memory, options)
             try:
-                asyncio.run(_serve(memory, read_enrol_file(enrol_file), options, keeper))
+                file = Credentials().enrolment() if deployed else read_enrol_file(enrol_file)
+                asyncio.run(_serve(memory, file, options, keeper))
             finally:
                 keeper.close()
     except (StartFailed, EnrolmentFailed, SigningFailed) as error:
@@ -112,6 +118,7 @@ class _Options:
     silence: float
     runtime: Path
     dial_own_addresses: bool
+    deployed: bool
 
 
 class _Keeping:
@@ -162,10 +169,12 @@ async def _work(state: AgentState, file: EnrolFile | None, options: _Options, ke
     try:
         host_uuid = await _host_uuid(worker, state)
         identity = await enrolled(state, file, host_uuid)
+        if file is not None and options.deployed:
+            await asyncio.to_thread(drop_enrolment)
         leases = keeping.begin(identity)
         use = options.use if options.use != "auto" else await asyncio.to_thread(accelerator)
         log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, use)
-        host = Host(identity.server, host_uuid, use, options.address)
+        host = Host(identity.server, host_uuid, use, options.address, deployed=options.deployed)
         parts = _Parts(state, identity, host, options, leases, worker, guest_workers, movers)
         await parts.run()
     finally:

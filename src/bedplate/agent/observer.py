@@ -15,6 +15,7 @@ from typing import Any
 import libvirt
 import msgspec
 
+from bedplate.agent import mounts
 from bedplate.agent.bootstrap_word import BootstrapStatus
 from bedplate.agent.disks import Disks
 from bedplate.agent.facts import Facts, all_facts, facts_of
@@ -97,7 +98,13 @@ class Observer:
         self._send = None
 
     async def configure(self, pools: Sequence[Pool]) -> None:
-        """Serve exactly these disk pools."""
+        """Serve exactly these disk pools, but for those that a deployed server has nowhere."""
+        if self._host.deployed:
+            there = mounts.mounted()
+            lacking = [p for p in pools if not mounts.in_place(p, there)]
+            for pool in lacking:
+                log.warning("disk pool %s is not served: nothing is mounted at %s", pool.name, pool.path)
+            pools = [p for p in pools if p not in lacking]
         self._leases.serve(pools)
         await self.disks.configure(pools)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from bedplate.agent import mounts
 from bedplate.agent.faults import AgentFault, OutOfDate
 from bedplate.agent.images import RESERVE_BYTES, ImageCache
 from bedplate.agent.pool_io import PoolIo
@@ -67,7 +68,8 @@ class DiskPool:
         return self.pool.type == "shared"
 
     def prepare(self) -> None:
-        """Make the folders, clear what a crash left half made, find out about direct I/O. Raises `OSError`."""
+        """Mount it, make the folders, clear what a crash left half made, try direct I/O. Raises `OSError`."""
+        mounts.ensure(self.pool)
         for folder in (self.images.folder, self._machines, self._retained):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         for leftover in [*self._machines.glob(".new-*"), *self._machines.glob(".gone-*")]:
@@ -79,6 +81,7 @@ class DiskPool:
 
     def view(self) -> PoolView:
         """The pool as it is now. Raises `OSError`."""
+        mounts.check(self.pool)
         usage = shutil.disk_usage(self.pool.path)
         return PoolView(
             name=self.pool.name,

@@ -309,6 +309,8 @@ def _misplaced(inp: PlanInput, m: MachineEntry) -> Iterator[str]:
         yield f"server {m.server} does not take machines"
     if not seen.value.connected or not seen.fresh(inp.now):
         yield f"server {m.server} is not connected"
+    if seen.value.system != "hypervisor":
+        yield f"server {m.server} runs no hypervisor"
     if m.nic.bridge not in seen.value.bridges:
         yield f"server {m.server} has no bridge {m.nic.bridge}"
     if seen.value.pool(m.disk_pool) is None:

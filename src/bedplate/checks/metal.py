@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bedplate.checks.tables import Tables
-from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry, ServerEntry
 from bedplate.model.ids import key
 from bedplate.model.lifecycle import METAL_STATES
 from bedplate.planner.plan import PlanInput
@@ -28,14 +28,18 @@ def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) ->
         yield "5", "the number of its boot would go back"
     m = t.entries.get(key("machine", new.machine)) if new.machine else None
     mine = isinstance(m, MachineEntry) and m.server == new.server
-    if new.state in {"deploying", "deployed"} and before in {"available", "enrolled"} and not mine:
+    hosts = new.host is not None and declared is not None and declared.spec.role == "hypervisor"
+    if new.state in {"deploying", "deployed"} and before in {"available", "enrolled"} and not (mine or hosts):
         yield "1", "it would be written for no machine that is planned there"
+    if new.host is not None and mine:
+        yield "1", "it would be a hypervisor and a machine's at once"
     if new.state == "deploying":
         disk = new.hardware.disk(new.root_disk) if new.hardware is not None else None
         if disk is None:
             yield "3", f"it would be written to a disk {new.root_disk!r} that can't be told apart from others"
     if old is not None and old.state in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
         yield from _released(inp, t, old)
+        yield from _emptied(inp, t, old)
     if new.state in {"available", "retired"} and not _blank(inp, old, new):
         yield "3", f"it would be {new.state} though its disks were not proven to be blank"
 
@@ -77,8 +81,32 @@ def _released(inp: PlanInput, t: Tables, old: MetalEntry) -> Iterator[Wrong]:
     cluster = t.entries.get(key("cluster", m.cluster))
     node = inp.inventory.node(m.cluster, m.name)
     there = node is not None and node.value.present and node.value.machine in {"", m.uid}
-    if isinstance(cluster, ClusterEntry) and cluster.desired == "present" and m.joined and there:
-        yield "7", f"{m.name} is still a node of its cluster"
+    present = isinstance(cluster, ClusterEntry) and cluster.desired == "present"
+    if present and m.joined and there and not _drained(inp, m):
+        yield "7", f"{m.name} is still a node of its cluster, and its drain has time left"
+
+
+def _drained(inp: PlanInput, m: MachineEntry) -> bool:
+    """It was drained for as long as a drain may last, or ended meanwhile: what is left of it there is left behind."""
+    before = inp.parent.entries.get(m.key)
+    if not isinstance(before, MachineEntry) or before.desired == "run":
+        return False
+    asked, domain = inp.attempts.get(m.key, {}).get("DrainNode"), inp.inventory.domain(m.server, m.uid)
+    over = asked is not None and asked.first > 0.0 and inp.now >= asked.first + m.drain_timeout
+    return before.desired == "remove" or over or domain is None or domain.value.state != "running"
+
+
+def _emptied(inp: PlanInput, t: Tables, old: MetalEntry) -> Iterator[Wrong]:
+    """Rule 3: what a hypervisor holds of others has left it."""
+    if old.host is None:
+        return
+    if t.memory_mib[old.server]:
+        yield "3", "machines are planned on it as a hypervisor"
+    for entry in t.entries.values():
+        if isinstance(entry, RetainedDiskEntry) and entry.server == old.server:
+            pool = inp.spec.disk_pools.get(key("diskpool", entry.disk_pool))
+            if pool is None or pool.spec.type != "shared":
+                yield "9", f"the retained disk of {entry.name} is on it"
 
 
 def misplaced(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEntry) -> Iterator[Wrong]:

@@ -8,10 +8,12 @@ from typing import Any
 from bedplate.cli.building import Cached, Say
 from bedplate.cli.errors import UserError
 from bedplate.cli.registering import Built
+from bedplate.drivers.artifacts import hypervisor as hypervisors_of
 from bedplate.drivers.artifacts import image as images_of
 from bedplate.drivers.artifacts import pieces
 from bedplate.drivers.artifacts import release as releases_of
 from bedplate.drivers.artifacts.cache import Cache
+from bedplate.drivers.artifacts.hypervisor import HypervisorBuild
 from bedplate.drivers.artifacts.image import DiskFile, ImageBuild
 from bedplate.drivers.artifacts.proc import ArtifactError, quiet
 from bedplate.drivers.artifacts.release import ReleaseBuild
@@ -55,6 +57,14 @@ def build_ram_system(say: Say) -> Path:
         raise UserError(str(error)) from error
 
 
+def build_hypervisor_image(say: Say) -> Built:
+    """Build the image that makes a bare server a hypervisor, or take it from the cache. Raises `UserError`."""
+    try:
+        return _hypervisor(hypervisors_of.build_hypervisor_image(progress=say), say)
+    except ArtifactError as error:
+        raise UserError(str(error)) from error
+
+
 def release(version: str) -> Built:
     """The release of the cache. Raises `UserError`."""
     return _release(_known_release(version))
@@ -75,6 +85,9 @@ def releases() -> list[Cached]:
 
 def image(name: str) -> Built:
     """The image of the cache. Raises `UserError`."""
+    for one in hypervisors_of.list_hypervisor_images():
+        if one.name == name:
+            return _hypervisor(one)
     try:
         return _image(images_of.find_image(name))
     except ArtifactError as error:
@@ -83,11 +96,17 @@ def image(name: str) -> Built:
 
 def images() -> list[Cached]:
     """What the cache has."""
-    return [Cached(i.name, i.kubernetes_version, i.size, _created("image", i.key)) for i in images_of.list_images()]
+    nodes = [Cached(i.name, i.kubernetes_version, i.size, _created("image", i.key)) for i in images_of.list_images()]
+    hosts = hypervisors_of.list_hypervisor_images()
+    return [*nodes, *(Cached(h.name, "", h.size, _created(hypervisors_of.KIND, h.key)) for h in hosts)]
 
 
 def remove_image(name: str) -> bool:
     """Delete it from the cache; False: it was not there."""
+    host = hypervisors_of.remove_hypervisor_image(name)
+    if host is not None:
+        pieces.remove(host.disk.sha256)
+        return True
     try:
         found = images_of.find_image(name)
         images_of.remove_image(name)
@@ -98,14 +117,15 @@ def remove_image(name: str) -> bool:
 
 
 def cached() -> list[Built]:
-    """All releases and the newest image of each Kubernetes version, as a controller is told of them."""
+    """All releases, the newest image of each Kubernetes version and that of hypervisors, as a controller is told."""
     newest: dict[str, ImageBuild] = {}
     for one in images_of.list_images():
         newest.setdefault(one.kubernetes_version, one)
     known: dict[str, ReleaseBuild] = {}
     for release in releases_of.list_releases():
         known.setdefault(release.version, release)
-    return [*map(_release, known.values()), *map(_image, newest.values())]
+    hosts = hypervisors_of.list_hypervisor_images()[:1]
+    return [*map(_release, known.values()), *map(_image, newest.values()), *map(_hypervisor, hosts)]
 
 
 def _created(kind: str, key: str) -> float:
@@ -138,20 +158,31 @@ def _release(found: ReleaseBuild) -> Built:
 
 
 def _image(found: ImageBuild, say: Say = quiet) -> Built:
-    files: dict[str, DiskFile] = {"disk": found.disk, "kernel": found.kernel, "initrd": found.initrd}
-    metal = pieces.metal_files(found.disk.path, found.disk.sha256, found.format, progress=say)
-    if metal is not None:
-        files |= {"metal": metal.manifest, "metalData": metal.data}
+    files = {"disk": found.disk, "kernel": found.kernel, "initrd": found.initrd}
     spec: dict[str, Any] = {
-        **{name: {"digest": _digest(f), "size": f.size} for name, f in files.items()},
         "format": found.format,
         "virtualSize": found.virtual_size,
         "commandLine": found.command_line,
         "kubernetesVersion": found.kubernetes_version,
         "bootstrap": found.bootstrap,
     }
+    return _with_files(found.name, spec, files, found.format, say)
+
+
+def _hypervisor(found: HypervisorBuild, say: Say = quiet) -> Built:
+    spec: dict[str, Any] = {"format": "qcow2", "virtualSize": found.virtual_size, "system": "hypervisor"}
+    return _with_files(found.name, spec, {"disk": found.disk}, "qcow2", say)
+
+
+def _with_files(name: str, spec: dict[str, Any], files: dict[str, DiskFile], form: str, say: Say) -> Built:
+    """An Image with its files, and those by which bare metal is written."""
+    disk = files["disk"]
+    metal = pieces.metal_files(disk.path, disk.sha256, form, progress=say)
+    if metal is not None:
+        files = files | {"metal": metal.manifest, "metalData": metal.data}
+    spec |= {file: {"digest": _digest(f), "size": f.size} for file, f in files.items()}
     paths: dict[str, Path] = {_digest(f): f.path for f in files.values()}
-    return Built(_object("Image", found.name, spec), paths)
+    return Built(_object("Image", name, spec), paths)
 
 
 def _digest(file: DiskFile) -> str:

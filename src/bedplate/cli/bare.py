@@ -1,4 +1,4 @@
-"""What people ask of bare servers: added, accepted, looked at again, erased, retired. Decides nothing."""
+"""What people ask of bare servers: added, accepted, given a role, looked at again, erased, retired. Decides nothing."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ _OVER = frozenset({"quarantined", "retired"})
 
 def add(session: Session, args: argparse.Namespace) -> int:
     """Declare servers with their BMCs; nothing is booted or written before they are accepted."""
+    if args.scan:
+        from bedplate.cli import scanning  # it brings the Redfish driver, which no other of these commands needs
+
+        return scanning.add(session, args, _shared(args))
+    if args.dry_run:
+        raise UserError("--dry-run is for --scan; `bedplate apply --dry-run` has manifests checked only")
     rows = _rows(args)
     for done in declare.apply(session, racking.objects(rows), dry_run=False):
         if done.resource.kind == "Server":
@@ -49,12 +55,18 @@ def _rows(args: argparse.Namespace) -> list[racking.Row]:
         "username": args.username,
         "password": _password(args.password_file),
         "verifyCA": "insecure" if args.insecure else args.verify_ca.read_text() if args.verify_ca else "",
-        "network": args.network,
         "bootMac": args.boot_mac,
+        **_shared(args),
     }
+    return [racking.Row(fields, "the command line")]
+
+
+def _shared(args: argparse.Namespace) -> dict[str, str]:
+    """What may be the same for many servers."""
+    fields = {"network": args.network}
     for prefix, pairs in (("labels.", args.label), ("failureDomain.", args.domain)):
         fields |= {f"{prefix}{k}": v for k, v in (_pair(p) for p in pairs)}
-    return [racking.Row(fields, "the command line")]
+    return fields
 
 
 def _password(path: str) -> str:
@@ -103,6 +115,25 @@ def retire(session: Session, args: argparse.Namespace) -> int:
         _patch(session, name, {"spec": {"metal": {"retired": not args.undo}}})
         print(f"server/{name} {'is taken back' if args.undo else 'retires'}", flush=True)
     return _wait(session, args, "available" if args.undo else "retired", begun=True)
+
+
+def role(session: Session, args: argparse.Namespace) -> int:
+    """Have accepted bare servers be hypervisors, or be given back."""
+    for name in args.names:
+        spec = session.read(session.kind("server"), name)["spec"]
+        if not spec.get("accepted"):
+            said = f"server/{name} is not accepted: whoever runs it now gives it its role. "
+            raise UserError(f"{said}A bare server is accepted first: `bedplate server accept {name}`")
+    where = _listed(args.names)
+    if args.to == "hypervisor":
+        _confirm(args, f"The disks of {where} are overwritten.", "Make hypervisors of them", "nothing was changed")
+    else:
+        said = f"Machines on {where} move away; then what is on the disks is lost."
+        _confirm(args, said, "Give them back", "nothing was changed")
+    for name in args.names:
+        _patch(session, name, {"spec": {"role": args.to}})
+        print(f"server/{name} is to be {'a hypervisor' if args.to == 'hypervisor' else 'free'}", flush=True)
+    return _wait(session, args, "deployed" if args.to == "hypervisor" else "available", begun=True)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Entry point: finds the command's module, imports only that, and turns faults into one sentence and an exit code.
 
-Exit codes: 0 done, 1 a fault, 2 changes ahead (`plan --exit-code`), 130 interrupted.
+Exit codes: 0 done, 1 a fault, 2 changes ahead (`plan --exit-code`) or firmware that is not supported (`server firmware
+--exit-code`), 130 interrupted.
 """
 
 from __future__ import annotations

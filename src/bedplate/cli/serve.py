@@ -29,12 +29,12 @@ from bedplate.drivers.kubernetes.driver import KubernetesDriver
 from bedplate.drivers.netboot.media import Media, Medium
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
-from bedplate.model.agent_protocol import Pool
+from bedplate.model.agent_protocol import Mount, Pool
 from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import ClusterKey, Digest, Epoch, ServerName
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster
-from bedplate.model.kinds.infrastructure import DiskPool, Image, ImageFile, Release, Server, server_labels
+from bedplate.model.kinds.infrastructure import DiskPool, Image, ImageFile, PoolMount, Release, Server, server_labels
 from bedplate.model.kinds.measurement import Measurement
 from bedplate.model.labels import matches
 from bedplate.model.policy import Policy
@@ -264,7 +264,7 @@ class Process:
         labels = server_labels(known) if isinstance(known, Server) else {}
         pools = (p for p in self._store.all("DiskPool") if isinstance(p, DiskPool))
         return [
-            Pool(name=p.metadata.name, path=p.spec.path, type=p.spec.type)
+            Pool(name=p.metadata.name, path=p.spec.path, type=p.spec.type, mount=_mount(p.spec.mount))
             for p in pools
             if matches(p.spec.server_selector, labels) or self._holds_disks(server, p.metadata.name)
         ]
@@ -295,6 +295,12 @@ class Process:
         if data is None or "userdata" not in data:
             raise LookupError(f"Secret {machine.user_data} with the key 'userdata' is missing")
         return base64.b64decode(data["userdata"])
+
+
+def _mount(declared: PoolMount | None) -> Mount | None:
+    if declared is None:
+        return None
+    return Mount(type=declared.type, source=declared.source, options=declared.options)
 
 
 def moves_pools(change: Change) -> bool:

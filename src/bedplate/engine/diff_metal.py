@@ -58,7 +58,8 @@ def _woken(world: World, e: MetalEntry, off: float) -> bool:
         bmc = world.inventory.bmc(e.server)
         return bmc is None or bmc.value.power != "off" or bmc.time < e.since
     seen = world.inventory.server(e.server)
-    return seen is not None and seen.value.system == "node" and usable(world, e.server) and seen.time > off
+    runs = seen is not None and seen.value.system in {"node", "hypervisor"} and usable(world, e.server)
+    return runs and seen is not None and seen.time > off
 
 
 def _step(step: Step, reason: str) -> Next:
@@ -79,7 +80,10 @@ def _in_ram(world: World, e: MetalEntry) -> Next:
         if world.blueprint.machine(e.machine) is not None:
             return wait(Waiting.METAL, "its disks are erased once its machine has left its cluster")
         return _step(EraseDisks(entry=e), "its disks are to be blank")
-    if e.state == "deploying":
+    if e.state == "deploying" and e.host is not None:
+        if view.written is None or view.written.uid != e.host.uid:
+            return _step(WriteImage(entry=e), f"{e.host.image.name} is to be on disk {e.root_disk}")
+    elif e.state == "deploying":
         m = world.blueprint.machine(e.machine)
         if m is not None and m.desired == "run" and (view.written is None or view.written.uid != m.uid):
             return _step(WriteImage(entry=e, machine=m), f"{m.name} is to be on disk {e.root_disk}")
@@ -87,8 +91,8 @@ def _in_ram(world: World, e: MetalEntry) -> Next:
 
 
 def _from_disk(world: World, e: MetalEntry) -> Next:
-    seen = world.inventory.server(e.server)
-    if seen is not None and seen.value.system == "node" and usable(world, e.server):
+    seen, system = world.inventory.server(e.server), "node" if e.host is None else "hypervisor"
+    if seen is not None and seen.value.system == system and usable(world, e.server):
         return SATISFIED
     if attempt(world, e.key, "BootDisk", e.generation).succeeded:
         return wait(Waiting.BOOT, f"{e.server} is starting from disk {e.root_disk}")

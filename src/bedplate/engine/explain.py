@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from bedplate.engine import status_metal
 from bedplate.engine.engine import Engine
 from bedplate.engine.status import AGENT_AWAY, machine_phase, timestamp
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
+from bedplate.model.firmware import unsupported
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.report import Rejection
+from bedplate.planner import peers
 
 _REFUSED = {
     Rejection.NOT_HYPERVISOR: "has not the role of a hypervisor",
@@ -26,6 +29,7 @@ _REFUSED = {
     Rejection.UNHEALTHY: "has hardware that is failing",
     Rejection.NOT_AVAILABLE: "is not available: `bedplate get servers` shows what it is at",
     Rejection.NO_ROOT_DISK: "has no disk that is large enough, well, told apart by its serial number and as asked for",
+    Rejection.DEGRADED: "has a test well behind its peers', and spec.metal.claimDegraded of the FleetPolicy is false",
     Rejection.AFFINITY: "is not where those are that this one must be with",
     Rejection.BUSY: "has enough machines coming or going right now, or is where it is",
 }
@@ -78,6 +82,7 @@ def _key(engine: Engine, kind: str, namespace: str, name: str) -> Key | None:
         spec.node_pools,
         spec.virtual_machines,
         spec.fleet_policies,
+        spec.compatibility_matrices,
     )
     k = key(kind.lower(), namespace, name) if namespace else key(kind.lower(), name)
     return k if any(k in objects for objects in known) else None
@@ -109,6 +114,9 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.extend(_about(engine, key("metal", k.partition("/")[2])))
     elif isinstance(entry, MetalEntry):
         out.append(f"is a bare server, {entry.state} since {timestamp(entry.since)}, because {entry.reason}")
+        out.extend(f"its test {t.name} is degraded: {t.detail}" for t in peers.degraded(entry.tests))
+        wrong = unsupported(status_metal.firmware(engine, entry))
+        out.extend(f"its firmware is not supported: {j.sentence()}" for j in wrong)
     for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
     upcoming = engine.next.get(k)

@@ -13,7 +13,7 @@ import msgspec
 from bedplate.engine import messages as msg
 from bedplate.engine import status
 from bedplate.engine.milestones import READY
-from bedplate.model.blueprint import AnyEntry, Blueprint, MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import AnyEntry, Blueprint, MachineEntry, MetalEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import BedplateObject, Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
@@ -96,6 +96,9 @@ class Projection:
     def _widen(self, engine: Engine, dirty: set[Key]) -> None:
         for k in tuple(dirty):
             entry = engine.blueprint.entries.get(k)
+            if k.startswith("compatibilitymatrix/"):
+                bare = (e for e in engine.blueprint.entries.values() if isinstance(e, MetalEntry))
+                dirty.update(key("server", e.server) for e in bare)
             if k.startswith("metal/"):
                 dirty.add(key("server", k.partition("/")[2]))
             if isinstance(entry, MachineEntry):

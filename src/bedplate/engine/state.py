@@ -29,6 +29,7 @@ from bedplate.model.inventory import (
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
@@ -51,6 +52,7 @@ class SpecState:
             NodePool: dict(spec.node_pools),
             VirtualMachine: dict(spec.virtual_machines),
             FleetPolicy: dict(spec.fleet_policies),
+            CompatibilityMatrix: dict(spec.compatibility_matrices),
         }
         self._kinds = {t.__name__.lower(): objects for t, objects in self._by_type.items()}
         self.doomed = set(spec.doomed_machines)
@@ -78,6 +80,7 @@ class SpecState:
             node_pools=t[NodePool],  # type: ignore[arg-type]
             virtual_machines=t[VirtualMachine],  # type: ignore[arg-type]
             fleet_policies=t[FleetPolicy],  # type: ignore[arg-type]
+            compatibility_matrices=t[CompatibilityMatrix],  # type: ignore[arg-type]
             doomed_machines=frozenset(self.doomed),
             released_disks=frozenset(self.released),
         )

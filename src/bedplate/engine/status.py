@@ -35,7 +35,7 @@ from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine, Vi
 from bedplate.model.lifecycle import Phase, phase_of
 from bedplate.model.meta import Condition, ObjectMeta
 from bedplate.model.quantity import format_mib, rough_mib
-from bedplate.model.report import Waiting
+from bedplate.model.report import Waiting, still_there
 from bedplate.model.spec import object_key
 from bedplate.model.times import timestamp
 from bedplate.model.whereabouts import domain_of
@@ -316,14 +316,15 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
         if view.error and AGENT_AWAY not in view.error:
             message = f"{view.error}; {message}"
     bare = engine.blueprint.metal(view.server)
-    if lost is None and (bare is not None or _is_bare(s, view)):
+    hosts = bare is not None and bare.host is not None and bare.state == "deployed" and s.spec.role == "hypervisor"
+    if lost is None and (bare is not None or _is_bare(s, view)) and not hosts:
         phase, ready = status_metal.conditions(engine, s, bare)
         found = [ready]
     else:
         found = list(_ready(ok, reason, message, generation))
     if s.spec.maintenance is not None:
         empty = machines == 0
-        said = "no machine is left on it" if empty else f"{machines} machines are still on it"
+        said = "no machine is left on it" if empty else still_there(machines)
         if waiting is not None and not empty:
             said = waiting.sentence
         phase = phase if not ok else "Maintenance" if empty else "Emptying"
@@ -348,6 +349,7 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
                 observed_generation=generation,
             )
         )
+    found += status_metal.more_conditions(engine, s, bare)
     return phase, tuple(found)
 
 

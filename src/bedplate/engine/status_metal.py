@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bedplate.model.blueprint import MetalEntry
+from bedplate.model.firmware import JudgedFirmware, judge, unsupported
 from bedplate.model.ids import key
-from bedplate.model.kinds.infrastructure import DiskStatus, ErasureStatus, MetalStatus, Server
+from bedplate.model.kinds.infrastructure import DiskStatus, ErasureStatus, FirmwareStatus, MetalStatus, Server
 from bedplate.model.meta import Condition
 from bedplate.model.metal import Erasure, ServerTest
 from bedplate.model.quantity import format_mib
 from bedplate.model.times import timestamp
+from bedplate.planner import peers
 
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
@@ -47,6 +49,58 @@ def conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[str
     return phase, ready
 
 
+def firmware(engine: Engine, entry: MetalEntry) -> tuple[JudgedFirmware, ...]:
+    """Its firmware as it was inspected last, against the matrices as they are now."""
+    matrices = engine.spec.spec.compatibility_matrices.values()
+    return judge(entry.hardware, matrices) if entry.hardware is not None else ()
+
+
+def more_conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[Condition, ...]:
+    """What is known of its hardware beyond its being there."""
+    return (*_degraded(s, entry), *_firmware_supported(engine, s, entry)) if entry is not None else ()
+
+
+def _degraded(s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    if entry.tests is None:
+        return ()
+    behind = peers.degraded(entry.tests)
+    return (
+        Condition(
+            type="Degraded",
+            status="True" if behind else "False",
+            reason="BehindItsPeers" if behind else "NotBehindItsPeers",
+            message="; ".join(f"{t.name}: {t.detail}" for t in behind),
+            observed_generation=s.metadata.generation,
+        ),
+    )
+
+
+def _firmware_supported(engine: Engine, s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    if not engine.spec.spec.compatibility_matrices:
+        return ()
+    judged = firmware(engine, entry)
+    wrong = list(unsupported(judged))
+    unknown = sum(1 for j in judged if j.verdict == "unknown")
+    if not judged:
+        return ()
+    if wrong:
+        status, reason, message = "False", "NotSupported", "; ".join(j.sentence() for j in wrong)
+    elif unknown == len(judged):
+        status, reason, message = "Unknown", "InNoMatrix", "no matrix speaks of any of its components"
+    else:
+        status, reason = "True", "AsInMatrix"
+        message = f"{unknown} of {len(judged)} components are in no matrix" if unknown else ""
+    return (
+        Condition(
+            type="FirmwareSupported",
+            status=status,
+            reason=reason,
+            message=message,
+            observed_generation=s.metadata.generation,
+        ),
+    )
+
+
 def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
     """All of it."""
     seen = engine.inventory.inventory.metal(entry.server)
@@ -56,6 +110,7 @@ def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
         state=entry.state,
         since=timestamp(entry.since),
         machine=m.name if m is not None else "",
+        image=entry.host.image.name if entry.host is not None else "",
         root_disk=entry.root_disk,
         task=view.task if view is not None else "",
         progress=f"{view.progress:.0%}" if view is not None and view.task else "",
@@ -78,6 +133,7 @@ def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
         macs=tuple(n.mac for n in (hardware.nics if hardware is not None else ())),
         problems=hardware.problems if hardware is not None else (),
         tests=tuple(_test(t) for t in (entry.tests.tests if entry.tests is not None else ())),
+        firmware=tuple(_firmware(j) for j in firmware(engine, entry)),
         erasures=tuple(_erasure(d) for d in (entry.erased.disks if entry.erased is not None else ())),
     )
 
@@ -85,6 +141,19 @@ def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
 def _test(t: ServerTest) -> str:
     value = f" {t.value:g} {t.unit}".rstrip() if t.unit else ""
     return f"{t.name} {t.verdict}{value}" + (f": {t.detail}" if t.detail else "")
+
+
+def _firmware(j: JudgedFirmware) -> FirmwareStatus:
+    return FirmwareStatus(
+        component=j.component.name,
+        version=j.component.version,
+        model=j.component.model,
+        verdict=j.verdict,
+        wanted=j.wanted,
+        matrix=j.matrix,
+        note=j.note,
+        url=j.url,
+    )
 
 
 def _erasure(d: Erasure) -> ErasureStatus:

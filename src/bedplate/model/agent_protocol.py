@@ -49,12 +49,22 @@ class _Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="f", omit_defa
     """Base of all frames."""
 
 
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """What is mounted at a disk pool's path, as mount(8) takes it."""
+
+    type: str
+    source: str
+    options: str = ""
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """A disk pool that the controller wants this server to serve."""
 
     name: str
     path: str
     type: Literal["shared", "local"] = "local"
+    mount: Mount | None = None
+    """None: whoever made the server has seen to it."""
 
 
 class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):

@@ -227,6 +227,14 @@ MetalState = Literal[
 ]
 
 
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a bare server a hypervisor."""
+
+    uid: MachineUid
+    """Of this deployment: what was written for another one is not taken for it."""
+    image: ImageRef
+
+
 class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """A bare server that a person accepted: where it is in its life, and what is to run on it.
 
@@ -256,13 +264,15 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """What `testing` runs."""
     machine: MachineUid = MachineUid("")
     """What it is claimed by, from `deploying` on until it is erased."""
+    host: Host | None = None
+    """The hypervisor that it is to be or is, in `deploying` and `deployed`; None: it is a machine's, or nobody's."""
     root_disk: str = ""
-    """Serial number of the disk that the machine is written to."""
+    """Serial number of the disk that the machine or hypervisor is written to."""
     kept: str = ""
     """Address of a machine that is gone and still lies on its disks: whoever switches the server on would bring it
     back, so nobody else gets it until it is erased or overwritten."""
     written: bool = False
-    """The machine's disk was written and read back."""
+    """The disk of its machine or hypervisor was written and read back."""
     then: Literal["available", "retired"] = "available"
     """What `erasing` ends in."""
     tries: int = 0

@@ -292,7 +292,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     def domain(self, server: ServerName, uid: MachineUid) -> Observation[DomainView] | None:
         """Latest observation of that machine's domain on that server."""
-        o = self.observations.get(key("domain", server, uid))
+        o = self.observations.get(Key(f"domain/{server}/{uid}"))  # asked for most often of all
         return o if o is not None and isinstance(o.value, DomainView) else None  # type: ignore[return-value]
 
     def domains(self, uid: MachineUid) -> list[Observation[DomainView]]:
@@ -302,7 +302,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     def node(self, cluster: ClusterKey, name: str) -> Observation[NodeView] | None:
         """Latest observation of that node."""
-        o = self.observations.get(key("node", cluster, name))
+        o = self.observations.get(Key(f"node/{cluster}/{name}"))
         return o if o is not None and isinstance(o.value, NodeView) else None  # type: ignore[return-value]
 
     def cluster(self, cluster: ClusterKey) -> Observation[ClusterView] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 ALLOW_MANY = "bedplate.dev/allow-many"
@@ -18,6 +20,44 @@ SUITE = "bedplate.dev/test-suite"
 
 PLANNED = (ALLOW_MANY, PAUSED, SUITE, *REQUESTS.values())
 """Annotations that planning reads: a change of any is news."""
+
+
+class PeerBound(msgspec.Struct, frozen=True, kw_only=True):
+    """From when on a test of a bare server counts as degraded beside those of its peers."""
+
+    test: Literal["cpu", "memory", "disk", "network"]
+    share: float
+    """Of the peers' median. Below 1: more is better, and less than this share is degraded. Above 1: less is better, and
+    more than this multiple is."""
+    reason: str
+
+
+PEER_BOUNDS = (
+    PeerBound(
+        test="cpu",
+        share=0.8,
+        reason="all threads work at once, so chance evens out; a fifth is lost to throttling, a power profile, threads "
+        "that are switched off",
+    ),
+    PeerBound(
+        test="memory",
+        share=0.7,
+        reason="one thread copies, which its neighbours in the cache disturb; a module that runs at a lower speed or a "
+        "channel that is missing costs more than that",
+    ),
+    PeerBound(
+        test="disk",
+        share=0.7,
+        reason="disks of one model differ by wear and place; half the lanes, or a link of the generation before, halve",
+    ),
+    PeerBound(
+        test="network",
+        share=3.0,
+        reason="the middle of ten connects varies with whatever else the controller does; a packet lost or a detour is "
+        "many times that",
+    ),
+)
+"""Assumed from what breaks, not measured on a fleet: to be set where one's own varies more."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +80,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     switch after an update in sixty."""
     metal_tries: int = 3
     """Boots of a bare server that lead to nothing before it is quarantined."""
+    peer_bounds: tuple[PeerBound, ...] = PEER_BOUNDS
+    """From when on a bare server's tests count as degraded; kinds without a bound are not compared."""
+    peers_least: int = 3
+    """Comparable values without which none is: of two, nobody can tell which is the odd one."""
     metal_give_up: float = 3600.0
     """Seconds in which a bare server can't be booted, whatever is tried, before it is quarantined: a BMC is back from
     an update or a reset within minutes, and nobody else is harmed by waiting."""

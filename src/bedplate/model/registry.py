@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from bedplate.model.kinds import cluster, control, core, fleet, infrastructure, measurement, virtual_machine
+from bedplate.model.kinds import cluster, control, core, firmware, fleet, infrastructure, measurement, virtual_machine
 from bedplate.model.kinds.base import Object
 from bedplate.model.meta import GROUP, VERSION
 
@@ -78,6 +78,8 @@ KINDS: tuple[KindInfo, ...] = (
         Column("Balance", "spec.balance.mode"), Column("Reserve", "spec.reserve.servers", "integer"),
         Column("Paused", "spec.paused"), _AGE,
     )),
+    KindInfo("CompatibilityMatrix", "compatibilitymatrices", firmware.CompatibilityMatrix, short_names=("fwm",),
+             namespaced=False, columns=(_AGE,)),
     KindInfo("Cluster", "clusters", cluster.Cluster, short_names=("cl",), columns=(
         Column("Version", "status.version"), _READY, Column("Nodes", "status.nodes", "integer"),
         Column("NodesReady", "status.nodesReady", "integer"), Column("Endpoint", "status.endpoint"),

@@ -30,6 +30,7 @@ class Rejection(StrEnum):
     AFFINITY = "AffinityNotMet"
     NOT_AVAILABLE = "NotAvailable"
     NO_ROOT_DISK = "NoFittingDisk"
+    DEGRADED = "Degraded"
 
 
 class Waiting(StrEnum):
@@ -102,3 +103,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...] = ()
     waiting: Mapping[Key, WaitingOn | None] = {}
     """Only for keys that were looked at; None: no longer waits."""
+
+
+def still_there(machines: int) -> str:
+    """How many machines are on a server that is to be empty, as a sentence."""
+    return "1 machine is still on it" if machines == 1 else f"{machines} machines are still on it"

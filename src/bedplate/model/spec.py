@@ -9,6 +9,7 @@ import msgspec
 from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, NodePool
+from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy, FleetPolicySpec
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
@@ -33,6 +34,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     node_pools: Mapping[Key, NodePool] = {}
     virtual_machines: Mapping[Key, VirtualMachine] = {}
     fleet_policies: Mapping[Key, FleetPolicy] = {}
+    compatibility_matrices: Mapping[Key, CompatibilityMatrix] = {}
     released_disks: frozenset[str] = frozenset()
     """Machine uids whose retained disks a user deleted explicitly."""
     doomed_machines: frozenset[str] = frozenset()

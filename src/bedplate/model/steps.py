@@ -292,10 +292,11 @@ class RunTests(_RamStep, frozen=True, kw_only=True, tag="RunTests"):
 
 
 class WriteImage(_RamStep, frozen=True, kw_only=True, tag="WriteImage"):
-    """Write the machine's image to the disk `entry.root_disk`, verified, with the node's credentials on it; told as
-    `MetalView.written`. Repeating it attaches to what runs, or goes on where a break left it."""
+    """Write the machine's or the hypervisor's image to the disk `entry.root_disk`, verified, with its credentials on
+    it; told as `MetalView.written`. Repeating it attaches to what runs, or goes on where a break left it."""
 
-    machine: MachineEntry
+    machine: MachineEntry | None = None
+    """None: the hypervisor that the server is to be, `entry.host`."""
 
 
 class EraseDisks(_RamStep, frozen=True, kw_only=True, tag="EraseDisks"):

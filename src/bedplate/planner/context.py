@@ -12,8 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from bedplate.model.attempts import Attempt, AttemptsByTarget
-from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry, ServerEntry
-from bedplate.model.ids import Generation, Key, MachineUid, ServerName, key
+from bedplate.model.blueprint import AnyEntry, Blueprint, Delta, MachineEntry, RetainedDiskEntry, ServerEntry
+from bedplate.model.ids import Generation, Key, MachineUid, ServerName
 from bedplate.model.inventory import DomainView, Inventory, Observation
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.virtual_machine import VirtualMachine
@@ -110,6 +110,7 @@ class Planning:
         generation = Generation(before.generation + 1) if before is not None else Generation(1)
         entry = msgspec.structs.replace(entry, generation=generation)
         action = "change" if entry.key in self.index.entries else "create"
+        self._tell_hosts(self.index.entries.get(entry.key))
         self.index.put(entry)
         self._note(entry.key, action, sentence)
         if isinstance(entry, MachineEntry):
@@ -126,10 +127,25 @@ class Planning:
 
     def drop(self, k: Key, sentence: str) -> None:
         """Take an entry out and say why."""
+        self._tell_hosts(self.index.entries[k])
         self.index.drop(k)
         self.reserve = None
         self.freed = True
         self._note(k, "remove", sentence)
+
+    def _tell_hosts(self, entry: AnyEntry | None) -> None:
+        """A bare server that is a hypervisor may wait for what was there to be gone."""
+        servers: tuple[ServerName, ...] = ()
+        match entry:
+            case MachineEntry():
+                servers = servers_of(entry)
+            case RetainedDiskEntry():
+                servers = (entry.server,)
+            case _:
+                pass
+        for found in map(self.index.metal, servers):
+            if found is not None and found.host is not None:
+                self.round_changed.add(found.key)
 
     def undo(self, k: Key) -> None:
         """Take an entry out that this planning made and does not want after all."""
@@ -217,8 +233,7 @@ class Planning:
 
     def lost(self, name: ServerName) -> ServerEntry | None:
         """What is planned about a server that is not heard of; None where it is well."""
-        entry = self.index.entries.get(key("server", name))
-        return entry if isinstance(entry, ServerEntry) else None
+        return self.index.lost(name)
 
     def dead(self, name: ServerName) -> bool:
         """True where the server's end is confirmed: nothing of it writes any more."""

@@ -33,6 +33,7 @@ class ServerState:
         "disk_used",
         "domains",
         "failing",
+        "given_up",
         "good_until",
         "hypervisor",
         "labels",
@@ -67,8 +68,10 @@ class ServerState:
         self.good_until = seen.good_until if seen is not None else 0.0
         self.bridges = view.bridges if view is not None else ()
         self.pools: dict[str, PoolView] = {p.name: p for p in view.pools} if view is not None else {}
-        self.hypervisor = server is not None and server.spec.role == "hypervisor"
+        runs = view is None or view.system == "hypervisor"
+        self.hypervisor = server is not None and server.spec.role == "hypervisor" and runs
         self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
+        self.given_up = server is not None and self.connected and runs and _is_given_up(server)
         self.unschedulable = server is not None and server.spec.unschedulable
         self.maintenance_until = _maintenance_until(server)
         self.failing = bmc.value.health if bmc is not None and bmc.value.health in {"warning", "critical"} else ""
@@ -78,7 +81,7 @@ class ServerState:
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
             (self.hypervisor, self.unschedulable, self.maintenance_until, self.connected),
-            (self.bridges, self.cpu_capacity, self.failing),
+            (self.bridges, self.cpu_capacity, self.failing, self.given_up),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
             (view is not None and view.connected, self.good_until),
         )
@@ -90,10 +93,17 @@ class ServerState:
         """True while a person wants the server empty."""
         return now < self.maintenance_until
 
+    @property
+    def may_be_emptied(self) -> bool:
+        """True where it is looked at whether it is to be empty."""
+        return self.maintenance_until > 0.0 or bool(self.failing) or self.given_up
+
     def emptied_because(self, now: float) -> str:
         """Why the server is to be empty, as the end of a sentence; empty where it is not."""
         if self.in_maintenance(now):
             return "is in maintenance"
+        if self.given_up:
+            return "is to be no hypervisor any more"
         return "has failing hardware" if self.failing == "critical" else ""
 
     @property
@@ -102,6 +112,11 @@ class ServerState:
         memory = self.memory_used / self.memory_capacity if self.memory_capacity > 0 else 1.0
         cpu = self.cpu_used / self.cpu_capacity if self.cpu_capacity > 0 else 1.0
         return max(memory, cpu)
+
+
+def _is_given_up(server: Server) -> bool:
+    """Its user wants it for something else."""
+    return server.spec.role != "hypervisor" or server.spec.metal.retired
 
 
 def _maintenance_until(server: Server | None) -> float:

@@ -57,6 +57,7 @@ class Index:
         self.fleet = Fleet(seed, spec.disk_pools)
         self._servers: dict[Key, ServerEntry] = {}
         self._metal: dict[Key, MetalEntry] = {}
+        self._in_order: dict[ClusterKey, list[MachineEntry]] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
         self.waiters: set[Unit] = set()
@@ -145,6 +146,7 @@ class Index:
             self._carried[m.key] = m
         if m.is_node:
             self.by_cluster[m.cluster][m.key] = m
+            self._in_order.pop(m.cluster, None)
         else:
             self.by_owner[m.owner][m.key] = m
 
@@ -154,6 +156,7 @@ class Index:
         self._carried.pop(m.key, None)
         if m.is_node:
             self.by_cluster[m.cluster].pop(m.key, None)
+            self._in_order.pop(m.cluster, None)
         else:
             self.by_owner[m.owner].pop(m.key, None)
 
@@ -204,6 +207,18 @@ class Index:
         """The entry of that bare server; None where nobody accepted it."""
         return self._metal.get(key("metal", server))
 
+    def lost(self, server: ServerName) -> ServerEntry | None:
+        """The entry of a server that is not heard of; None where it is well."""
+        return self._servers.get(key("server", server)) if self._servers else None
+
+    def machines_of(self, cluster: ClusterKey) -> list[MachineEntry]:
+        """A cluster's machines in the order of their creation; not to be changed."""
+        found = self._in_order.get(cluster)
+        if found is None:
+            members = self.by_cluster.get(cluster, {}).values()
+            found = self._in_order[cluster] = sorted(members, key=lambda m: (m.created, m.uid))
+        return found
+
     def all_metal(self) -> Iterable[MetalEntry]:
         """Bare servers that a person accepted."""
         return self._metal.values()
@@ -214,8 +229,13 @@ class Index:
 
     @property
     def fleet_work(self) -> bool:
-        """True where anything is to be decided over all servers: one is lost, failing or in maintenance."""
-        return bool(self._servers) or any(s.maintenance_until > 0.0 or s.failing for s in self.fleet.servers.values())
+        """True where anything is to be decided over all servers: one is lost, or is to be emptied."""
+        return bool(self._servers) or any(s.may_be_emptied for s in self.fleet.servers.values())
+
+    def retained_on(self, server: ServerName) -> list[RetainedDiskEntry]:
+        """Disks that are kept on the server itself."""
+        found = [e for e in self.entries.values() if isinstance(e, RetainedDiskEntry) and e.server == server]
+        return [e for e in found if not self.fleet.is_shared(e.disk_pool)]
 
     def units_on(self, server: ServerName) -> Iterable[Unit]:
         """Units that have machines or retained disks on the server."""
@@ -308,6 +328,13 @@ class Images:
         for image in sorted(usable, key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name)):
             if image.spec.kubernetes_version:
                 self.newest[image.spec.kubernetes_version] = self.refs[image.metadata.name]
+        self.hosts = {i.metadata.name for i in usable if i.spec.system == "hypervisor" and i.spec.metal.digest}
+        """Names of those that make a bare server a hypervisor."""
+        self.newest_host = max(
+            (i for i in usable if i.metadata.name in self.hosts),
+            key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name),
+            default=None,
+        )
         self.releases = {r.spec.version for r in spec.releases.values() if not r.metadata.deletion_timestamp}
 
 

@@ -1,4 +1,4 @@
-"""Servers in maintenance, and servers whose hardware is failing, are emptied: live where that can be, in turns.
+"""Servers in maintenance, with failing hardware or soon with another role are emptied: live where it can be, in turns.
 
 What can't go says why. Nodes on local disks are rolled out by their pools and control planes, which ask `emptying`.
 """
@@ -9,7 +9,7 @@ from collections import Counter
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import ServerName, key
-from bedplate.model.report import Waiting
+from bedplate.model.report import Waiting, still_there
 from bedplate.planner import moves, placement, relocation
 from bedplate.planner.context import Planning
 from bedplate.planner.servers import MANY
@@ -17,7 +17,8 @@ from bedplate.planner.servers import MANY
 
 def emptying(p: Planning, m: MachineEntry) -> str:
     """Why this machine can't stay where it is though it is well, and can't move live; empty: it may stay, or moves."""
-    why = p.index.fleet.server(m.server).emptied_because(p.now)
+    server = p.index.fleet.server(m.server)
+    why = server.emptied_because(p.now) if server.may_be_emptied else ""
     if not why or p.index.fleet.is_shared(m.disk_pool) or p.paused(p.spec.servers.get(key("server", m.server))):
         return ""
     return f"server {m.server} {why} and its disk is local to it"
@@ -25,7 +26,7 @@ def emptying(p: Planning, m: MachineEntry) -> str:
 
 def maintain(p: Planning) -> None:
     """Move what can move away from each server in maintenance, within the bounds."""
-    servers = [s for s in p.index.fleet.servers.values() if s.maintenance_until > 0.0 or s.failing]
+    servers = [s for s in p.index.fleet.servers.values() if s.may_be_emptied]
     critical = [s for s in servers if s.failing == "critical" and not s.in_maintenance(p.now)]
     hypervisors = sum(1 for s in p.index.fleet.servers.values() if s.hypervisor)
     many = len(critical) > max(1, MANY * hypervisors)
@@ -53,7 +54,7 @@ def _empty(p: Planning, name: ServerName) -> None:
             stuck[why] += 1
     if leaving:
         said = "; ".join(f"{n} {why}" for why, n in sorted(stuck.items())) or "the last ones are moving"
-        p.wait(key("server", name), Waiting.MAINTENANCE, f"{len(leaving)} machines are still on it: {said}")
+        p.wait(key("server", name), Waiting.MAINTENANCE, f"{still_there(len(leaving))}: {said}")
 
 
 def _move(p: Planning, m: MachineEntry) -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import msgspec
 
-from bedplate.model.blueprint import BmcRef, MachineEntry, MetalEntry, MetalState
+from bedplate.model.blueprint import BmcRef, Host, ImageRef, MachineEntry, MetalEntry, MetalState
 from bedplate.model.ids import Key, MachineUid, ServerName, key
 from bedplate.model.inventory import MetalView
 from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
-from bedplate.model.report import Waiting
+from bedplate.model.report import Waiting, still_there
 from bedplate.model.whereabouts import left_bare, ram_system
-from bedplate.planner import addresses
+from bedplate.planner import addresses, peers
 from bedplate.planner.context import Planning
+from bedplate.planner.metal_pools import root_disk
 from bedplate.planner.servers import bmc_ref
 
 _REQUESTED: dict[str, MetalState] = {"inspect": "inspecting", "test": "testing", "erase": "erasing"}
@@ -30,7 +31,8 @@ def advance(p: Planning, unit: Key) -> None:
     declared = p.spec.servers.get(key("server", name))
     entry = p.index.metal(name)
     if entry is None:
-        if declared is not None and wanted(declared):
+        # A server that was declared as a hypervisor from the start is its user's own: it is left as it runs.
+        if declared is not None and wanted(declared) and declared.spec.role != "hypervisor":
             _take_on(p, declared)
         return
     if declared is None or not wanted(declared) or declared.metadata.uid != entry.uid:
@@ -60,8 +62,7 @@ def advance(p: Planning, unit: Key) -> None:
 
 def wanted(declared: Server) -> bool:
     """A person accepted it as a bare server, and it is not being deleted."""
-    s = declared.spec
-    return s.accepted and s.bmc is not None and s.role != "hypervisor" and not declared.metadata.deletion_timestamp
+    return declared.spec.accepted and declared.spec.bmc is not None and not declared.metadata.deletion_timestamp
 
 
 # --- coming and going ---------------------------------------------------------------------------------------------
@@ -251,11 +252,13 @@ def _testing(p: Planning, entry: MetalEntry) -> None:
     if view.tests is None or view.tests.suite != entry.suite:
         if not _failed(p, entry, view, "RunTests"):
             _wait(p, entry, f"the {entry.suite} tests run")
-    elif view.tests.verdict == "failed":
-        bad = ", ".join(f"{t.name}: {t.detail}" for t in view.tests.tests if t.verdict == "failed")
-        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=view.tests)
+        return
+    tests = peers.judged(entry, view.tests, p.index.all_metal(), p.policy)
+    if tests.verdict == "failed":
+        bad = ", ".join(f"{t.name}: {t.detail}" for t in tests.tests if t.verdict == "failed")
+        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=tests)
     else:
-        _into(p, entry, "available", f"its tests {view.tests.verdict}", boot=False, tests=view.tests)
+        _into(p, entry, "available", peers.summary(tests), boot=False, tests=tests)
 
 
 def _requests(declared: Server) -> tuple[tuple[str, str], ...]:
@@ -274,6 +277,8 @@ def _idle(p: Planning, entry: MetalEntry, declared: Server) -> None:
         _into(p, entry, "erasing", "it is retired", then="retired")
     elif kind := _asked(entry, declared):
         _on_request(p, entry, declared, kind)
+    elif declared.spec.role == "hypervisor":
+        _into_hypervisor(p, entry, declared)
 
 
 def _on_request(p: Planning, entry: MetalEntry, declared: Server, kind: str) -> None:
@@ -297,29 +302,33 @@ def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
 
 
 def _claimed(p: Planning, entry: MetalEntry, declared: Server) -> None:
-    """A machine has it, which is on its way to its disk or runs from it."""
+    """A machine or a hypervisor has it, which is on its way to its disk or runs from it."""
+    if entry.host is not None:
+        _hosting(p, entry, entry.host, declared)
+        return
     m = machine(p, entry)
     if m is None or m.desired == "remove":
         _release(p, entry, declared, m)
     elif entry.state == "deploying":
-        _deploying(p, entry, m)
+        _deploying(p, entry, m, m.name, reports(p, m))
 
 
-def _deploying(p: Planning, entry: MetalEntry, m: MachineEntry) -> None:
+def _deploying(p: Planning, entry: MetalEntry, what: MachineEntry | Host, name: str, there: bool) -> None:
+    """`there`: what was written runs and reports."""
     if entry.written:
-        if reports(p, m):
-            _into(p, entry, "deployed", f"{m.name} reports", boot=False)
-        elif not _late(p, entry, m.name):
-            _wait(p, entry, f"{m.name} is to boot from its disk")
+        if there:
+            _into(p, entry, "deployed", f"{name} reports", boot=False)
+        elif not _late(p, entry, name):
+            _wait(p, entry, f"{name} is to boot from its disk")
         return
     view = _ram(p, entry)
     if view is None:
         return
-    if view.written is not None and view.written.uid == m.uid:
+    if view.written is not None and view.written.uid == what.uid:
         written = msgspec.structs.replace(entry, written=True, tries=0, kept="", reason="its disk is written")
-        p.put(written, f"{entry.server} is to boot from its disk: {m.name} is written to it")
+        p.put(written, f"{entry.server} is to boot from its disk: {name} is written to it")
     elif not _failed(p, entry, view, "WriteImage"):
-        _wait(p, entry, f"{m.image.name} is written for {m.name}")
+        _wait(p, entry, f"{what.image.name} is written for {name}")
 
 
 def reports(p: Planning, m: MachineEntry) -> bool:
@@ -327,6 +336,71 @@ def reports(p: Planning, m: MachineEntry) -> bool:
     seen, server = p.domain(m), p.inventory.server(m.server)
     here = server is not None and server.value.system == "node" and p.usable(m.server)
     return here and seen is not None and seen.value.state == "running"
+
+
+# --- as a hypervisor ----------------------------------------------------------------------------------------------
+
+
+def _into_hypervisor(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    """Its role is to run virtual machines: it is deployed as what does."""
+    image = _host_image(p, entry, declared.spec.metal.image)
+    if image is None:
+        return
+    disks = entry.hardware.disks if entry.hardware is not None else ()
+    disk = root_disk(disks, declared.spec.metal.root_disk, image.virtual_size >> 20)
+    if disk is None:
+        said = "it has no disk for a hypervisor that is large enough, well and as spec.metal.rootDisk says"
+        p.wait(entry.key, Waiting.METAL, f"{entry.server} is available: {said}")
+        return
+    if p.busy(entry.key):
+        p.wait(entry.key, Waiting.STEP, "a step on it is still running")
+        return
+    host = Host(uid=MachineUid(f"{entry.uid}-{entry.run + 1}"), image=image)
+    _into(p, entry, "deploying", "it is to be a hypervisor", host=host, root_disk=disk.serial, written=False)
+
+
+def _host_image(p: Planning, entry: MetalEntry, named: str) -> ImageRef | None:
+    """What makes it a hypervisor; None (and a wait) where there is none."""
+    images = p.index.images
+    newest = images.newest_host.metadata.name if images.newest_host is not None else ""
+    name = named or newest
+    if name in images.hosts:
+        return images.refs[name]
+    said = f"image {named} does not exist or is no hypervisor's" if named else "there is no hypervisor image"
+    p.wait(entry.key, Waiting.NO_IMAGE, f"{said}; `bedplate image build --hypervisor` makes one")
+    return None
+
+
+def _hosting(p: Planning, entry: MetalEntry, host: Host, declared: Server) -> None:
+    name = f"{entry.server} as a hypervisor"
+    if declared.spec.role != "hypervisor" or declared.spec.metal.retired:
+        _vacate(p, entry, declared)
+    elif entry.state == "deploying":
+        seen = p.inventory.server(entry.server)
+        there = seen is not None and seen.value.system == "hypervisor" and p.usable(entry.server)
+        _deploying(p, entry, host, name, there)
+
+
+def _vacate(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    """It is given back once nothing of anybody is on it; `maintain` has its machines leave."""
+    left = p.index.by_server.get(entry.server, {})
+    kept = [d.name for d in p.index.retained_on(entry.server)]
+    if left:
+        _wait(p, entry, still_there(len(left)))
+    elif kept:
+        named = ", ".join(sorted(kept))
+        _wait(p, entry, f"it holds retained disks ({named}); delete them, or copy them away and then delete them")
+    elif p.busy(entry.key):
+        p.wait(entry.key, Waiting.STEP, "a step on it is still running")
+    elif declared.spec.metal.erase or declared.spec.metal.retired:
+        then = "retired" if declared.spec.metal.retired else "available"
+        _into(p, entry, "erasing", "it is no hypervisor any more", then=then, written=False, host=None)
+    else:
+        why = "it is no hypervisor any more"
+        _into(p, entry, "available", why, boot=False, written=False, host=None)
+
+
+# --- giving back --------------------------------------------------------------------------------------------------
 
 
 def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:

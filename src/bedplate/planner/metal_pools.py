@@ -1,4 +1,5 @@
-"""Which bare server a node pool gets: it fits, it is available; spread over failure domains, then the least wasted.
+"""Which bare server a node pool gets: it fits, it is available; spread over failure domains, then one whose
+tests are not degraded, then the least wasted.
 
 Claiming is two entries at once: the machine's, and the server's with `deploying`. One server backs one machine.
 """
@@ -18,7 +19,7 @@ from bedplate.model.kinds.infrastructure import RootDisk
 from bedplate.model.labels import matches
 from bedplate.model.metal import Disk
 from bedplate.model.report import Rejection
-from bedplate.planner import machines, placement
+from bedplate.planner import machines, peers, placement
 from bedplate.planner.context import Planning
 from bedplate.planner.machines import Mold
 from bedplate.planner.placement import Place
@@ -27,8 +28,9 @@ _MIB = 2**20
 
 
 class _Fit(NamedTuple):
-    """A server that fits, by how little it wastes."""
+    """A server that fits: well ones first, then by how little it wastes."""
 
+    degraded: bool
     memory_mib: int
     threads: int
     server: str
@@ -50,13 +52,13 @@ def claim(p: Planning, mold: Mold, count: int, on_domains: Counter[str], what: C
         else:
             fitting.setdefault(_domain(p, entry, mold.spread), []).append(fit)
     for fits in fitting.values():
-        fits.sort(key=lambda f: f[:3], reverse=True)  # the best is the last
+        fits.sort(key=lambda f: f[:4], reverse=True)  # the best is the last
     for left in range(count, 0, -1):
         if not fitting:
             nobody = "no bare server is accepted"
             placement.refused(p, mold.owner, what(left), dict(sorted(refused.items())), "accepted server", nobody)
             return
-        domain = min(fitting, key=lambda d: (on_domains[d], fitting[d][-1][:3]))
+        domain = min(fitting, key=lambda d: (on_domains[d], fitting[d][-1][:4]))
         best = fitting[domain].pop()
         if not fitting[domain]:
             del fitting[domain]
@@ -100,7 +102,8 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
     state = p.index.fleet.server(entry.server)
     declared = p.spec.servers.get(key("server", entry.server))
     hardware = entry.hardware
-    if declared is None or entry.state != "available" or hardware is None or p.busy(entry.key):
+    host = declared is not None and declared.spec.role == "hypervisor"
+    if declared is None or host or entry.state != "available" or hardware is None or p.busy(entry.key):
         return Rejection.NOT_AVAILABLE
     if state.unschedulable or p.paused(declared) or declared.spec.metal.retired:
         return Rejection.UNSCHEDULABLE
@@ -108,6 +111,9 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
         return Rejection.MAINTENANCE
     if state.failing:
         return Rejection.UNHEALTHY
+    degraded = bool(peers.degraded(entry.tests))
+    if degraded and not p.spec.fleet.metal.claim_degraded:
+        return Rejection.DEGRADED
     if not matches(mold.shape.match, state.labels):
         return Rejection.NO_MATCH
     if entry.nic.network != mold.network or not entry.nic.mac:
@@ -119,7 +125,7 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
     disk = root_disk(hardware.disks, declared.spec.metal.root_disk, mold.size.disk_mib)
     if disk is None:
         return Rejection.NO_ROOT_DISK
-    return _Fit(hardware.memory_mib, hardware.threads, entry.server, entry, disk)
+    return _Fit(degraded, hardware.memory_mib, hardware.threads, entry.server, entry, disk)
 
 
 def root_disk(disks: tuple[Disk, ...], hints: RootDisk, room_mib: int) -> Disk | None:

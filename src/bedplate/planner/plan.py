@@ -182,7 +182,7 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
             return _bare(inp, index, ServerName(rest))
         case "lease":
             return _known(inp, index, key("server", rest.split("/")[0]))
-        case "load":
+        case "load" | "compatibilitymatrix":  # shown only, decided by nobody here
             return set()
         case "cluster" | "virtualmachine":
             return {k} if _is_unit(inp, index, k) else set()

@@ -50,7 +50,7 @@ def cluster(p: Planning, unit: Key) -> None:
     for m in s.machines:
         if m.source:
             moves.settle(p, m)
-        elif m.desired == "run":
+        elif m.desired == "run" and not _is_well(p, s, m):
             m = _remember(p, s, m)
             verdict = judge(p, m, s)
             if verdict is not None:
@@ -223,6 +223,18 @@ def _is_silent(p: Planning, s: Scope, m: MachineEntry) -> bool:
     if d is None or d.value.state != "running" or node is None or node.ready:
         return False
     return max(d.value.started, *restarts(p, m), 0.0) + p.policy.not_ready_limit <= p.now
+
+
+def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
+    """A worker that runs as planned, with its node Ready: nothing is to be remembered, judged or waited for. Most are,
+    whenever anything happens in their cluster."""
+    if m.carried or m.out_of_service or not m.joined or m.role != "worker" or m.substrate != "vm":
+        return False
+    if p.lost(m.server) is not None or not p.usable(m.server):
+        return False
+    d, node = p.domain(m), s.node(m)
+    runs = d is not None and d.value.state == "running" and d.value.boot >= m.boot
+    return runs and node is not None and node.ready
 
 
 def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:

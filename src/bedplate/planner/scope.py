@@ -34,8 +34,7 @@ class Scope:
         self.declared: Cluster | None = p.spec.clusters.get(unit)
         entry = p.index.entries.get(unit)
         self.entry: ClusterEntry | None = entry if isinstance(entry, ClusterEntry) else None
-        found = p.index.by_cluster.get(self.cluster, {})
-        self.machines: list[MachineEntry] = sorted(found.values(), key=lambda m: (m.created, m.uid))
+        self.machines = p.index.machines_of(self.cluster)
         seen = p.inventory.cluster(self.cluster)
         self.view = seen.value if seen is not None else ClusterView(cluster=self.cluster)
 

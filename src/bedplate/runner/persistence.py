@@ -19,7 +19,7 @@ from bedplate.store.store import Store
 from bedplate.store.transaction import Transaction
 
 STATUS_KINDS = ("Server", "Network", "DiskPool", "Cluster", "NodePool", "VirtualMachine", "FleetPolicy")
-DECLARED = frozenset((*STATUS_KINDS, "Image", "Release"))
+DECLARED = frozenset((*STATUS_KINDS, "Image", "Release", "CompatibilityMatrix"))
 DERIVED = frozenset({"Machine", "RetainedDisk"})
 
 

@@ -10,9 +10,21 @@ from collections.abc import Generator
 
 import msgspec
 
-from bedplate.model.blueprint import MachineEntry
+from bedplate.model.blueprint import Host, MachineEntry
+from bedplate.model.ids import Generation, MachineUid
 from bedplate.model.inventory import MetalView
-from bedplate.model.metal import Disk, Erased, Erasure, Hardware, NetworkCard, ServerTest, ServerTests, Written
+from bedplate.model.metal import (
+    Component,
+    Disk,
+    Erased,
+    Erasure,
+    Hardware,
+    NetworkCard,
+    ServerTest,
+    ServerTests,
+    Verdict,
+    Written,
+)
 from bedplate.model.steps import (
     BootDisk,
     BootMedia,
@@ -63,9 +75,14 @@ def came_up(world: World, server: SimServer) -> None:
             bare.silent_boots -= 1
             world.say("world", f"{server.name} does not boot its medium")
             return
+        world.cease(server)
         bare.view = MetalView(server=server.name, run=bare.media)
         bare.system = "ram"
-    elif (m := _on_disk(bare)) is not None and m.uid in server.volumes:
+    elif (disk := _on_disk(bare)) is not None and disk.host is not None:
+        bare.system = "hypervisor"
+        _serve(world, server)
+    elif disk is not None and (m := disk.machine) is not None and m.uid in server.volumes:
+        world.cease(server)
         bare.system = "node"
         _start_node(world, server, m)
     else:
@@ -76,9 +93,20 @@ def came_up(world: World, server: SimServer) -> None:
     world.touch_metal(server)
 
 
-def _on_disk(bare: SimBare) -> MachineEntry | None:
-    """What the disks hold that boots: the first that was written whole."""
-    return next((d.machine for d in bare.disks.values() if d.machine is not None and d.whole), None)
+def _on_disk(bare: SimBare) -> SimDisk | None:
+    """The disk that boots: the first that was written whole."""
+    return next((d for d in bare.disks.values() if d.whole), None)
+
+
+def _serve(world: World, server: SimServer) -> None:
+    """Libvirt is there, with the disk pools that the server has as a hypervisor."""
+    assert server.bare is not None
+    if server.pools:  # it was one in its boot before
+        for lease in server.leases.values():
+            lease.last = 0.0
+        return
+    server.bridges, server.pools = ("br0",), dict(server.bare.pools)
+    world.serve(server)
 
 
 def _start_node(world: World, server: SimServer, m: MachineEntry) -> None:
@@ -138,56 +166,72 @@ def hardware(server: SimServer) -> Hardware:
         threads=server.cpus,
         memory_mib=server.memory_mib,
         disks=tuple(
-            Disk(serial=d.serial, size=d.size, transport="nvme", health=d.health) for d in server.bare.disks.values()
+            Disk(serial=d.serial, size=d.size, transport="nvme", model="Sim Disk", health=d.health)
+            for d in server.bare.disks.values()
         ),
         nics=(NetworkCard(mac=server.bare.mac, carrier=True, boot=True, speed=10_000),),
+        firmware=(Component(name="bios", version=server.bare.bios, model="Sim"),),
     )
 
 
 def _tests(world: World, bare: SimBare, step: RunTests) -> ServerTests:
-    found = [ServerTest(name="cpu", verdict="passed"), ServerTest(name="memory", verdict="passed")]
+    found = [_test("cpu", bare.speed), _test("memory", bare.speed)]
     for d in bare.disks.values():
         bad = d.health == "failing"
-        found.append(ServerTest(name=f"disk {d.serial}", verdict="failed" if bad else "passed", detail=d.health))
+        found.append(_test(f"disk {d.serial}", bare.speed, "failed" if bad else "passed", d.health))
     return ServerTests(suite=step.entry.suite, tests=tuple(found), began=world.now, ended=world.now)
+
+
+def _test(name: str, speed: float, verdict: Verdict = "passed", detail: str = "") -> ServerTest:
+    """In a unit of its own: a preview's values are not compared with those of real servers."""
+    return ServerTest(name=name, verdict=verdict, value=100 * speed, unit="% of a simulated one", detail=detail)
 
 
 def _write(
     world: World, durations: Durations, server: SimServer, step: WriteImage
 ) -> Generator[float, None, Failed | Refused | None]:
-    bare, m = server.bare, step.machine
+    bare, m, host = server.bare, step.machine, step.entry.host
     assert bare is not None
+    what = m or host
+    assert what is not None
     disk = bare.disks.get(step.entry.root_disk)
     if disk is None:
         return Failed(reason="DiskMissing", message=f"{server.name} has no disk {step.entry.root_disk!r}")
-    if m.image.disk in world.lost_images:
-        return Failed(reason="ImageMissing", message=f"the controller has no {m.image.name}")
-    if disk.machine is not None and disk.machine.uid == m.uid and disk.whole:
-        _tell(world, server, written=_written(m, disk))
+    if what.image.disk in world.lost_images:
+        return Failed(reason="ImageMissing", message=f"the controller has no {what.image.name}")
+    there = disk.machine or disk.host
+    if there is not None and there.uid == what.uid and disk.whole:
+        _tell(world, server, written=_written(what, disk))
         return None
     truth.overwriting(world, server, disk)
     _forget(world, server, disk)
-    disk.machine = m
+    disk.machine, disk.host = (m, None) if m is not None else (None, host)
     yield durations.draw(durations.ranges.write)
-    if disk.machine is not m:
+    if (disk.machine or disk.host) is not what:
         return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
     disk.whole = True
-    world.add_volume(
-        server, SimVolume(m.uid, server.name, bare.pool, m.disk_mib, world.store, generation=int(m.generation))
-    )
-    _tell(world, server, written=_written(m, disk))
+    if m is not None:
+        made = SimVolume(m.uid, server.name, bare.pool, m.disk_mib, world.store, generation=int(m.generation))
+        world.add_volume(server, made)
+    _tell(world, server, written=_written(what, disk))
     return None
 
 
-def _written(m: MachineEntry, disk: SimDisk) -> Written:
-    return Written(uid=m.uid, generation=m.generation, digest=m.image.disk, serial=disk.serial)
+def _written(what: MachineEntry | Host, disk: SimDisk) -> Written:
+    generation = what.generation if isinstance(what, MachineEntry) else Generation(1)
+    return Written(uid=what.uid, generation=generation, digest=what.image.disk, serial=disk.serial)
 
 
 def _forget(world: World, server: SimServer, disk: SimDisk) -> None:
-    """What was on the disk is no more."""
-    if disk.machine is not None:
-        world.drop_domain(server, disk.machine.uid)
-        world.drop_volume(server, disk.machine.uid)
+    """What was on the disk is no more: a machine, or a hypervisor with what lay in its own pools."""
+    gone = {disk.machine.uid} if disk.machine is not None else set[MachineUid]()
+    if disk.host is not None:
+        gone |= {*server.domains, *(uid for uid, v in server.volumes.items() if not v.pool.shared)}
+        for uid in [uid for uid, v in server.retained.items() if not v.pool.shared]:
+            del server.retained[uid]
+    for uid in sorted(gone):
+        world.drop_domain(server, uid)
+        world.drop_volume(server, uid)
     disk.wipe()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bedplate.model.ids import Digest
 from bedplate.model.kinds.base import MachineShape, Object
 from bedplate.model.kinds.cluster import Cluster, ClusterSpec, ControlPlane, NodePool, NodePoolSpec
@@ -108,6 +110,14 @@ def image(name: str, version: str = "", *, content: str = "") -> Image:
     digest = Digest(f"sha256:{_hex(content or name)}")
     spec = ImageSpec(disk=ImageFile(digest=digest, size=1 << 30), virtual_size=2 << 30, kubernetes_version=version)
     return Image(metadata=ObjectMeta(name=name), spec=spec)
+
+
+def hypervisor_image(name: str = "hypervisor-1") -> Image:
+    """An image that makes a bare server a hypervisor."""
+    made = image(name)
+    metal = ImageFile(digest=f"sha256:{_hex(f'{name} metal')}", size=1 << 20)
+    spec = msgspec.structs.replace(made.spec, metal=metal, metal_data=metal, system="hypervisor")
+    return msgspec.structs.replace(made, spec=spec)
 
 
 def _hex(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bedplate.sim.scenario import actions as do
+from bedplate.sim.scenario import bare_actions
 from bedplate.sim.scenario.actions import AnyAction
 from bedplate.sim.scenario.expectation import LIVE
 from bedplate.sim.scenario.folder import Scenario
@@ -42,6 +43,7 @@ class _Dice:
         self.setting = setting
         self.hours = hours
         self.servers = [f"{g.name}{n}" for g in setting.groups for n in range(1, g.count + 1)]
+        self.shared = "shared" in setting.pools.values()
         self.bare = [f"{g.name}{n}" for g in setting.groups if g.bare for n in range(1, g.count + 1)]
         self.racks = sorted({v for g in setting.groups for v in _values(g.place.get("rack"))})
         self.feeds = sorted(
@@ -260,13 +262,17 @@ def _bare(d: _Dice, at: Time) -> list[AnyAction]:
     name = d.random.choice(d.bare)
     kind = d.random.random()
     if kind < 0.3:
-        return [do.Bare(server=name, silent_boots=d.random.randint(1, 3), at=at)]
+        return [bare_actions.Bare(server=name, silent_boots=d.random.randint(1, 3), at=at)]
     if kind < 0.5:
-        return [do.Bare(server=name, stubborn="1", at=at)]
+        return [bare_actions.Bare(server=name, stubborn="1", at=at)]
     if kind < 0.6:
-        return [do.Bare(server=name, failing="2", at=at)]
+        return [bare_actions.Bare(server=name, failing="2", at=at)]
+    if kind < 0.75 and d.shared:
+        begin, end = sorted([at, d.time()])
+        role = bare_actions.Role
+        return [role(server=name, to="hypervisor", at=begin), role(server=name, to="free", at=end)]
     what: Any = d.random.choice(["inspect", "test", "erase"])
-    return [do.Ask(server=name, to=what, at=at)]
+    return [bare_actions.Ask(server=name, to=what, at=at)]
 
 
 WEIGHTS: dict[Trouble, float] = {
@@ -323,7 +329,8 @@ def setting_of(seed: int, servers: int) -> Setting:
         tenant, used = _tenant(r, budget // max(1, servers // 12), servers, list(kinds))
         budget -= used
         clusters[f"c{n + 1}"] = tenant
-    groups = (group, *_bare_servers(r, servers, place, clusters))
+    shared = tuple(name for name, type_ in kinds.items() if type_ == "shared")
+    groups = (group, *_bare_servers(r, servers, place, clusters, shared))
     machines = {f"vm{n + 1}": Vm(disk_pool=r.choice([*kinds, ""])) for n in range(max(1, servers // 10))}
     return Setting(
         seed=seed,
@@ -336,7 +343,11 @@ def setting_of(seed: int, servers: int) -> Setting:
 
 
 def _bare_servers(
-    r: random.Random, servers: int, place: dict[str, str | tuple[str, ...]], clusters: dict[str, Tenant]
+    r: random.Random,
+    servers: int,
+    place: dict[str, str | tuple[str, ...]],
+    clusters: dict[str, Tenant],
+    shared: tuple[str, ...],
 ) -> tuple[Servers, ...]:
     """In two worlds of five: bare servers, and a pool of the first cluster on them, with or without one to spare."""
     if r.random() < 0.6:
@@ -344,7 +355,8 @@ def _bare_servers(
     count = max(2, servers // 6)
     replicas = max(1, count - r.choice([0, 1, 2]))
     clusters["c1"].pools[METAL] = Pool(replicas=replicas, memory="8Gi", substrate="metal")
-    return (Servers(name="bm", count=count, place=place, bare=True),)
+    # What lies on a hypervisor's own disks may be a person's to move before it is given back: none is there.
+    return (Servers(name="bm", count=count, place=place, bare=True, pools=shared),)
 
 
 def _tenant(r: random.Random, mib: int, servers: int, kinds: list[str]) -> tuple[Tenant, int]:

@@ -243,7 +243,7 @@ class Happenings(People):
             if domain is None:
                 continue
             self.say("world", f"{domain.entry.name} on {server.name} ends{' with its disk' if lose_disk else ''}")
-            if server.bare is not None:
+            if server.is_node:
                 self.world.cut_power(server, "its system powers it off")
             else:
                 self.world.set_state(server, domain, "crashed")
@@ -258,7 +258,7 @@ class Happenings(People):
     def hang_guest(self, uid: MachineUid) -> None:
         """A guest's kernel hangs: it runs, and nothing in it does."""
         for domain in list(self._live(uid)):
-            if self.world.servers[domain.server].bare is not None:
+            if self.world.servers[domain.server].is_node:
                 self.hang(domain.server)
                 continue
             self.say("world", f"the kernel of {domain.entry.name} hangs")

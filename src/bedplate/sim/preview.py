@@ -191,6 +191,7 @@ def _store(spec: Spec, blueprint: Blueprint, attempts: Mapping[Key, Attempts], s
         spec.node_pools,
         spec.virtual_machines,
         spec.fleet_policies,
+        spec.compatibility_matrices,
     ):
         kept.objects.update(objects)
     kept.attempts = {k: {name: a for name, a in v.items() if a.succeeded} for k, v in attempts.items()}

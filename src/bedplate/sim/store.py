@@ -15,6 +15,7 @@ from bedplate.model.journal import OperationRecord, after, begun
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, Machine, NodePool
 from bedplate.model.kinds.control import RetainedDisk
+from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Image, Network, Release, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
@@ -223,7 +224,9 @@ class SimStore:
             blueprint=self.blueprint,
             open_operations=tuple(self.operations.values()),
             attempts={k: dict(v) for k, v in self.attempts.items()},
-            published={k: o for k, o in self.objects.items() if not isinstance(o, Image | Release)},
+            published={
+                k: o for k, o in self.objects.items() if not isinstance(o, Image | Release | CompatibilityMatrix)
+            },
             observe_only=self.restored,
         )
 
@@ -245,6 +248,7 @@ class SimStore:
             node_pools=of(NodePool),  # type: ignore[arg-type]
             virtual_machines=of(VirtualMachine),  # type: ignore[arg-type]
             fleet_policies=of(FleetPolicy),  # type: ignore[arg-type]
+            compatibility_matrices=of(CompatibilityMatrix),  # type: ignore[arg-type]
             doomed_machines=frozenset(o.metadata.uid for o in doomed),
             released_disks=frozenset(o.spec.machine_uid for o in released),
         )

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from bedplate.model.blueprint import MachineEntry
+from bedplate.model.blueprint import Host, MachineEntry
 from bedplate.model.ids import ClusterKey, Digest, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import MetalView, PoolView
 
@@ -164,6 +164,8 @@ class SimDisk:
     """Bytes."""
     machine: MachineEntry | None = None
     """Whose image was begun to be written to it."""
+    host: Host | None = None
+    """Or which hypervisor's."""
     whole: bool = False
     """All of it was."""
     health: Literal["", "ok", "failing"] = "ok"
@@ -172,7 +174,7 @@ class SimDisk:
 
     def wipe(self) -> None:
         """Nothing is on it any more."""
-        self.machine, self.whole = None, False
+        self.machine, self.host, self.whole = None, None, False
 
 
 @dataclass(eq=False)
@@ -184,9 +186,11 @@ class SimBare:
     disks: dict[str, SimDisk]
     pool: SimPool
     """Where the disk of its machine is counted."""
+    pools: dict[str, SimPool] = field(default_factory=dict[str, SimPool])
+    """The disk pools that it has as a hypervisor."""
     accepted: bool = False
     """A person released it."""
-    system: Literal["", "ram", "node"] = ""
+    system: Literal["", "ram", "node", "hypervisor"] = ""
     media: int = 0
     """The boot of the RAM system whose medium is inserted; 0: none."""
     once: bool = False
@@ -195,6 +199,10 @@ class SimBare:
     """What its RAM system tells."""
     silent_boots: int = 0
     """A fault: so many boots from a medium lead to nothing."""
+    speed: float = 1.0
+    """A fault below 1: what its processors, memory and disks do of what its like do."""
+    bios: str = "2.10.2"
+    """The version of its firmware."""
 
     def lose(self, uid: MachineUid) -> None:
         """What was written for that machine is no more."""
@@ -204,7 +212,7 @@ class SimBare:
 
     def mend(self) -> None:
         """End its faults; a disk that fails is changed for one that does not."""
-        self.silent_boots = 0
+        self.silent_boots, self.speed = 0, 1.0
         for disk in self.disks.values():
             disk.stubborn, disk.health = False, "ok"
 
@@ -278,9 +286,14 @@ class SimServer:
     moves: int = 0
     """Live migrations from or to it that are under way."""
     bare: SimBare | None = None
-    """It is no hypervisor: it boots what its BMC is told."""
+    """It boots what its BMC is told."""
     commands: int = 0
     """Grows when the agent dies: commands of its earlier life go no further."""
+
+    @property
+    def is_node(self) -> bool:
+        """It is one machine itself, and ends with it."""
+        return self.bare is not None and self.bare.system == "node"
 
     def record(self, uid: MachineUid) -> SimRecord:
         """What its agent has written down of a machine; made where it is not yet."""

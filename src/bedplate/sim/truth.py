@@ -200,11 +200,22 @@ def overwriting(world: World, server: SimServer, disk: SimDisk) -> None:
         world.violation("rule 3", f"disk {disk.serial} of {server.name} is overwritten, which nobody accepted")
     m = disk.machine
     if m is None:
+        _held(world, server, disk)
         return
     found = world.nodes.get(m.uid)
     given_up = found is None or found[0].going or m.uid in found[0].taken_out
     if found is not None and not given_up and disk.whole:
         world.violation("rule 3", f"disk {disk.serial} of {m.name}, a node of {found[0].key}, is overwritten")
+
+
+def _held(world: World, server: SimServer, disk: SimDisk) -> None:
+    """What a hypervisor's own pools hold of its controllers' machines is to have left (rules 3 and 9)."""
+    if disk.host is None or not disk.whole:
+        return
+    for uid, volume in [*server.volumes.items(), *server.retained.items()]:
+        if volume.store == world.store and not volume.pool.shared:
+            said = f"disk {disk.serial} of {server.name} is overwritten with the disk of {uid} on it"
+            world.violation("rule 3", said)
 
 
 # --- what is left -------------------------------------------------------------------------------------------------

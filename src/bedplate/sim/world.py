@@ -142,13 +142,29 @@ class World:
             enrolled=f"host-{name}",
         )
         self.servers[server.name] = server
+        self.serve(server)
+        self.touch_server(server)
+        return server
+
+    def serve(self, server: SimServer) -> None:
+        """It holds a lease on each of its shared pools."""
         for pool in server.pools.values():
             if pool.shared:
                 self.sharers[pool.name].append(server.name)
+                self.rings.pop(pool.name, None)
                 server.leases[pool.name] = SimLease(renewing=True, since=self.now)
                 server.witnessing = self.now
-        self.touch_server(server)
-        return server
+
+    def cease(self, server: SimServer) -> None:
+        """It is a hypervisor no more: it has no bridge, no pool, no lease."""
+        for pool in server.pools.values():
+            if pool.shared:
+                self.sharers[pool.name].remove(server.name)
+                self.rings.pop(pool.name, None)
+        server.bridges, server.witnessing = (), float("inf")
+        server.pools.clear()
+        server.leases.clear()
+        server.watched.clear()
 
     def add_bare(
         self,
@@ -157,9 +173,10 @@ class World:
         cpus: int = 64,
         memory_mib: int = 262_144,
         disks: int = 2,
+        pools: Mapping[str, SimPool] | None = None,
         place: Mapping[str, str] | None = None,
     ) -> SimServer:
-        """Rack a bare server that is switched off."""
+        """Rack a bare server that is switched off. `pools`: what it has where it is made a hypervisor."""
         server = self.add_server(name, cpus=cpus, memory_mib=memory_mib, bridges=(), pools={}, place=place)
         serials = [f"{name}-disk{n}" for n in range(1, disks + 1)]
         number = server.number
@@ -168,6 +185,7 @@ class World:
             mac=f"aa:00:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}",
             disks={s: SimDisk(s) for s in serials},
             pool=SimPool("", capacity_mib=1_000_000_000),
+            pools=dict(pools) if pools is not None else {"local": SimPool("local")},
         )
         server.powered = server.booted = server.agent = server.connected = False
         return server

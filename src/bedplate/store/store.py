@@ -53,6 +53,7 @@ DECLARED = (
     "NodePool",
     "VirtualMachine",
     "FleetPolicy",
+    "CompatibilityMatrix",
 )
 """The kinds that make up the spec."""
 
@@ -281,6 +282,7 @@ class Store:
                 node_pools=by_kind["NodePool"],  # type: ignore[arg-type]
                 virtual_machines=by_kind["VirtualMachine"],  # type: ignore[arg-type]
                 fleet_policies=by_kind["FleetPolicy"],  # type: ignore[arg-type]
+                compatibility_matrices=by_kind["CompatibilityMatrix"],  # type: ignore[arg-type]
                 doomed_machines=frozenset(o.metadata.uid for o in view.all("Machine") if o.metadata.deletion_timestamp),
                 released_disks=frozenset(
                     o.spec.machine_uid  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.agent.faults import AgentFault
+from bedplate.agent.ram.deployment import deployment
 from bedplate.agent.ram.devices import Device, devices
 from bedplate.agent.ram.erasing import DiskEraser
 from bedplate.agent.ram.inspect import LLDP_SECONDS, inspect
@@ -51,8 +52,9 @@ def identity(step: RamStep) -> tuple[str, ...]:
             return ("inspect",)
         case RunTests():
             return ("test", step.entry.suite)
-        case WriteImage(machine=m):
-            return ("write", step.entry.root_disk, m.uid, str(m.generation), m.image.metal)
+        case WriteImage():
+            what = deployment(step)
+            return ("write", step.entry.root_disk, what.uid, str(what.generation), what.image.metal)
         case EraseDisks():
             disks = step.entry.hardware.disks if step.entry.hardware is not None else ()
             return ("erase", step.entry.machine, *(d.serial for d in disks))
@@ -114,8 +116,8 @@ def perform(
             return msgspec.structs.replace(view, tests=made)
         case WriteImage():
             writer = ImageWriter(around.folder, around.connect, progress, stop, around.look)
-            file = node_enrolment(enrol, around.controller)
-            written = writer.run(step.machine, step.entry.server, step.entry.root_disk, file)
+            file = next_enrolment(enrol, around.controller)
+            written = writer.run(deployment(step), step.entry.root_disk, file)
             return msgspec.structs.replace(view, written=written)
         case EraseDisks():
             if step.entry.hardware is None:
@@ -124,8 +126,8 @@ def perform(
             return msgspec.structs.replace(view, erased=Erased(machine=step.entry.machine, disks=done))
 
 
-def node_enrolment(enrol: bytes, controller: str) -> bytes:
-    """The node's enrolment file: it dials the controller where this system reaches it, by the same interface.
+def next_enrolment(enrol: bytes, controller: str) -> bytes:
+    """The enrolment file of what is written: it dials the controller where this system reaches it, by that interface.
 
     Raises:
         AgentFault: it is none.
@@ -135,5 +137,5 @@ def node_enrolment(enrol: bytes, controller: str) -> bytes:
     try:
         file = msgspec.json.decode(enrol, type=EnrolFile)
     except msgspec.MsgspecError as error:
-        raise AgentFault("BadEnrolment", f"the node's enrolment file can't be read: {error}") from error
+        raise AgentFault("BadEnrolment", f"the enrolment file of what is written can't be read: {error}") from error
     return msgspec.json.encode(msgspec.structs.replace(file, controller=controller))

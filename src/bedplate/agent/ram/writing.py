@@ -1,4 +1,4 @@
-"""Writes a machine's image to the one disk that is named, as the image arrives, and makes it that machine's.
+"""Writes an image to the one disk that is named, as the image arrives, and makes it that machine's or server's.
 
 Order of work: what was there is made unfindable, holes are made zero, the pieces are written (that of the partition
 table last), all is read back, the table is spread over the disk, credentials come, and the marker once all of that is
@@ -18,24 +18,17 @@ from typing import Literal
 
 import msgspec
 
-from bedplate.agent.credentials import machine_credentials
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.ram import gpt
+from bedplate.agent.ram.deployment import Deployment, credentials_on
 from bedplate.agent.ram.devices import Device, devices, writable
 from bedplate.agent.ram.esp import CREDENTIALS, esp_of, marker
 from bedplate.agent.ram.pieces import Connect, PieceStream, StreamBroken, fetch_manifest
 from bedplate.agent.ram.raw_disk import RawDisk, aligned, check_fits
 from bedplate.agent.state import write_whole
-from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Digest, Generation, MachineUid, ServerName
+from bedplate.model.ids import Digest
 from bedplate.model.metal import Written
-from bedplate.model.metal_protocol import (
-    ENROL_CREDENTIAL,
-    MACHINE_CREDENTIAL,
-    MARKER_PATH,
-    NodeIdentity,
-    WriteManifest,
-)
+from bedplate.model.metal_protocol import MARKER_PATH, WriteManifest
 
 log = logging.getLogger("bedplate.agent")
 
@@ -71,7 +64,7 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageWriter:
-    """Writes one machine's image.
+    """Writes one image.
 
     Args:
         folder: In memory, for the note.
@@ -95,24 +88,24 @@ class ImageWriter:
         self._stop = stop
         self._look = look
 
-    def run(self, machine: MachineEntry, server: ServerName, serial: str, enrol: bytes) -> Written:
-        """Have the machine on the disk with this serial number; done where the disk's marker says that it is.
+    def run(self, what: Deployment, serial: str, enrol: bytes) -> Written:
+        """Have it on the disk with this serial number; done where the disk's marker says that it is.
 
         Raises:
             AgentFault: it can't be; the reason says why. What is written stays for the next try, but for a corrupt one.
             OSError: the disk failed.
             Stopped: told to end.
         """
-        image = machine.image
+        image = what.image
         if not image.metal:
             message = f"image {image.name} has no form for bare metal: register it anew with `bedplate image register`"
             raise AgentFault("ImageNotForMetal", message, permanent=True)
         disk = writable(serial, self._look())
-        wanted = Written(uid=machine.uid, generation=machine.generation, digest=image.metal, serial=serial)
+        wanted = Written(uid=what.uid, generation=what.generation, digest=image.metal, serial=serial)
         if marker(disk) == wanted:
             return wanted
         if not enrol:
-            raise AgentFault("NoEnrolment", "the step came without the node's enrolment: ask again")
+            raise AgentFault("NoEnrolment", "the step came without its enrolment: ask again")
         manifest = self._manifest(image.metal)
         check_fits(disk, manifest.size)
         try:
@@ -121,7 +114,7 @@ class ImageWriter:
             if error.reason in {"ImageCorrupt", "VerifyFailed"}:
                 self._note_file.unlink(missing_ok=True)
             raise
-        self._finish(disk, machine, server, enrol, note)
+        self._finish(disk, what, enrol, note)
         self._progress(1.0)
         return wanted
 
@@ -267,10 +260,10 @@ class ImageWriter:
 
     # --- what makes it this machine -----------------------------------------------------------------------------
 
-    def _finish(self, disk: Device, machine: MachineEntry, server: ServerName, enrol: bytes, note: _Note) -> None:
+    def _finish(self, disk: Device, what: Deployment, enrol: bytes, note: _Note) -> None:
         gpt.spread(disk)
         esp = esp_of(disk)
-        for name, content in node_credentials(disk, machine, server, enrol):
+        for name, content in credentials_on(disk, what, enrol):
             self._check()
             esp.write(f"{CREDENTIALS}/{name}.cred", content)
         esp.write(MARKER_PATH, msgspec.json.encode(note.written))
@@ -299,21 +292,6 @@ def holes(manifest: WriteManifest) -> list[tuple[int, int]]:
         else:
             found.append((start, end))
     return found
-
-
-def node_credentials(disk: Device, machine: MachineEntry, server: ServerName, enrol: bytes) -> list[tuple[str, bytes]]:
-    """Names and contents of the credentials that make what stands on the disk this machine."""
-    identity = NodeIdentity(
-        uid=MachineUid(machine.uid), generation=Generation(machine.generation), name=machine.name, server=server
-    )
-    found = [(name, content.encode()) for name, content in machine_credentials(machine)]
-    found += [("system.hostname", machine.name.encode())]
-    with open(disk.path, "rb") as file:
-        root = [p for p in gpt.partitions(file.fileno(), disk.size) if p.type == gpt.ROOT_X86_64]
-    if len(root) == 1:
-        # Another disk of this server may carry a root with the same label.
-        found += [("bedplate.root", str(root[0].id).encode())]
-    return [*found, (MACHINE_CREDENTIAL, msgspec.json.encode(identity)), (ENROL_CREDENTIAL, enrol)]
 
 
 def _wrong(disk: Device, offset: int) -> AgentFault:

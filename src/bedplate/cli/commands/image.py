@@ -1,4 +1,4 @@
-"""Machine images: build them for a Kubernetes release, bring your own, list and remove them.
+"""Images: build them for a Kubernetes release or for hypervisors, bring your own, list and remove them.
 
 Built images lie in the user's cache folder; a build also registers the image where a controller runs (or `register`
 does later, as `bedplate lab up` does by itself).
@@ -6,6 +6,7 @@ does later, as `bedplate lab up` does by itself).
 Examples:
   bedplate image build --release 1.35.3
   bedplate image build --ram
+  bedplate image build --hypervisor
   bedplate image import debian-12-genericcloud-amd64.qcow2 --name debian-12
   bedplate image ls
   bedplate image rm node-1.35.3
@@ -22,10 +23,11 @@ from bedplate.cli.parsing import add_actions, add_connection
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     actions = add_actions(parser)
-    build = actions.add_parser("build", help="build a node image or the RAM system, or take it from the cache")
+    build = actions.add_parser("build", help="build an image or the RAM system, or take it from the cache")
     what = build.add_mutually_exclusive_group(required=True)
     what.add_argument("--release", default="", metavar="VERSION", help="Kubernetes release inside, such as 1.35.3")
     what.add_argument("--ram", action="store_true", help="the RAM system that bare servers boot from virtual media")
+    what.add_argument("--hypervisor", action="store_true", help="the image that makes a bare server a hypervisor")
     register = actions.add_parser("register", help="make a built image known to the controller")
     register.add_argument("name", metavar="NAME", help="the image, as `ls` shows it")
     own = actions.add_parser("import", help="make a disk image of your own known, for virtual machines")
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.action == "build" and args.ram:
         return building.in_cache("RAM system", artifacts.build_ram_system)
+    if args.action == "build" and args.hypervisor:
+        return building.build(args, "image", artifacts.build_hypervisor_image)
     if args.action == "build":
         return building.build(args, "image", lambda say: artifacts.build_image(args.release, say))
     if args.action == "register":

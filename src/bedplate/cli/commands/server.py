@@ -1,8 +1,10 @@
 """Enrol a hypervisor, switch a server's power, or take a bare server through its life.
 
-A bare server is added (declared with its BMC), accepted (from then on it is booted, and its disks may be overwritten),
-inspected and tested by that, and then there for node pools of `substrate: metal`. `inspect`, `test` and `erase` ask for
-that once more, of a server that nobody uses; `retire` erases it and takes it out of service.
+A bare server is added (declared with its BMC, or found by its BMC's address), accepted (from then on it is booted, and
+its disks may be overwritten), inspected and tested by that, and then there for node pools of `substrate: metal`.
+`inspect`, `test` and `erase` ask for that once more, of a server that nobody uses; `retire` erases it and takes it out
+of service. `firmware` shows what was found at its inspection against the declared CompatibilityMatrix objects; none is
+ever updated.
 
 `enrol` makes the file by which a server's agent becomes known to the controller, once. `power` has its BMC power it on
 or off at once (`cycle`: off, then on), and tells what was read back; it names the machines that run there first.
@@ -13,8 +15,10 @@ Examples:
   bedplate server enrol hv1 | ssh root@hv1 bedplate agent --enrol-file -
   bedplate server add r1-u07 --bmc redfish+https://10.0.0.7 --username root --password-file bmc.txt --domain rack=r1
   bedplate server add -f rack1.csv
+  bedplate server add --scan 10.0.0.0/28 --username root --password-file bmc.txt --domain rack=r1 --dry-run
   bedplate server accept r1-u07 r1-u08 --yes --wait
   bedplate server test r1-u07 --suite burn-in
+  bedplate server firmware --exit-code
   bedplate server erase r1-u07 --yes --wait
   bedplate server retire r1-u07 --yes
   bedplate server power on hv1
@@ -28,10 +32,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bedplate.cli import bare, racking
+from bedplate.cli import bare, firmware, racking
 from bedplate.cli.asking import confirm
 from bedplate.cli.output import as_json
-from bedplate.cli.parsing import add_actions, add_connection, add_timeout, existing_file
+from bedplate.cli.parsing import add_actions, add_connection, add_timeout, existing_file, output_format
 from bedplate.cli.private import write_private
 from bedplate.cli.session import Session
 
@@ -77,6 +81,13 @@ def _configure_bare(actions: Any) -> None:
     add.add_argument("-f", "--filename", default="", metavar="FILE",
                      help=f"CSV file of many, - for the standard input; columns: {', '.join(racking.COLUMNS)}, "
                      "labels.KEY, failureDomain.KEY")  # fmt: skip
+    add.add_argument("--scan", default="", metavar="RANGE",
+                     help="find BMCs by their addresses, such as 10.0.0.10-10.0.0.50 or 10.0.0.0/28, and declare what "
+                     "is new; each is logged in to once")  # fmt: skip
+    add.add_argument("--port", type=int, default=443, metavar="N", help="of the BMCs, with --scan (default: 443)")
+    add.add_argument("--dry-run", action="store_true", help="with --scan: show what would be added")
+    add.add_argument("-y", "--yes", action="store_true",
+                     help="with --scan: don't ask before the password goes to what answered")  # fmt: skip
     add_connection(add)
     for name, what in (
         ("accept", "let servers be booted and overwritten"),
@@ -93,9 +104,26 @@ def _configure_bare(actions: Any) -> None:
             action.add_argument("--undo", action="store_true", help="take them back into service")
         if name in {"accept", "erase", "retire"}:
             action.add_argument("-y", "--yes", action="store_true", help="don't ask first")
-        action.add_argument("--wait", action="store_true", help="wait until it is done")
-        add_timeout(action, "2h", "longest wait")
-        add_connection(action)
+        _add_waiting(action)
+    shown = actions.add_parser("firmware", help="show servers' firmware against the compatibility matrices")
+    shown.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
+    shown.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
+                       metavar="FORMAT", help="table, json or yaml")  # fmt: skip
+    shown.add_argument("--exit-code", action="store_true", help="exit with 2 where any is not supported")
+    add_connection(shown)
+    role = actions.add_parser("role", help="make accepted bare servers hypervisors, or give them back")
+    role.add_argument("names", metavar="NAME", nargs="+", help="servers")
+    role.add_argument("--to", required=True, choices=("hypervisor", "free"),
+                      help="hypervisor: written, booted, used for virtual machines; free: emptied, erased, available "
+                      "to pools on metal")  # fmt: skip
+    role.add_argument("-y", "--yes", action="store_true", help="don't ask first")
+    _add_waiting(role)
+
+
+def _add_waiting(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--wait", action="store_true", help="wait until it is done")
+    add_timeout(action, "2h", "longest wait")
+    add_connection(action)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,8 +135,12 @@ def run(args: argparse.Namespace) -> int:
             return _power(args)
         case "add":
             return bare.add(Session(args), args)
+        case "firmware":
+            return firmware.show(Session(args), args)
         case "accept":
             return bare.accept(Session(args), args)
+        case "role":
+            return bare.role(Session(args), args)
         case "retire":
             return bare.retire(Session(args), args)
         case _:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from bedplate.drivers.artifacts import agent_tree, debian, disk, rootfs
+from bedplate.drivers.artifacts import agent_tree, debian, disk, rootfs, system
 from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
 from bedplate.drivers.artifacts.release import ReleaseBuild
@@ -22,32 +22,15 @@ from bedplate.drivers.artifacts.release import ReleaseBuild
 RECIPE = 1
 """Raise when the way of building changes in a way that no other input shows."""
 
-COMMAND_LINE = "root=LABEL=root ro console=tty0 console=ttyS0 net.ifnames=0 systemd.gpt_auto=0 panic=10 quiet"
-"""Kernel command line of both ways to boot. `net.ifnames=0`: the first network card is eth0 on either substrate.
-`panic`: without its root file system a machine starts again, instead of opening a shell on its console."""
-
 MAX_MINOR = 35
 """Newest Kubernetes 1.x that trixie's containerd 1.7 serves; from 1.36 on kubeadm asks for containerd 2."""
 
 PACKAGES = (
-    # the system, and both ways to boot it
-    *("systemd", "systemd-sysv", "udev", "dbus", "systemd-resolved", "systemd-repart", "kmod", "initramfs-tools"),
-    *(
-        "zstd",
-        "linux-image-amd64",
-        "systemd-ukify",
-        "systemd-boot-efi",
-        "busybox-static",
-        "e2fsprogs",
-        "procps",
-        "python3",
-    ),
+    *system.PACKAGES,
     # what a Kubernetes node needs
-    *("containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "conntrack", "ethtool"),
-    *("socat", "iproute2", "ipset", "ca-certificates", "keepalived", "mount", "util-linux", "nfs-common"),
-    "mtools",  # on bare metal the agent takes its one-time enrolment from the EFI system partition
-    # ways in
-    *("qemu-guest-agent", "openssh-server", "iputils-ping", "curl", "jq", "less"),
+    *("containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "conntrack"),
+    *("socat", "ipset", "keepalived", "jq"),
+    "qemu-guest-agent",
 )
 
 
@@ -87,9 +70,9 @@ def build_node_image(release: ReleaseBuild, cache: Cache | None = None, progress
         "suite": debian.SUITE,
         "packages": list(PACKAGES),
         "cuts": list(debian.CUTS),
-        "recipeFiles": rootfs.overlay_digest(),
+        "recipeFiles": system.digest(rootfs.ROLE, ["rootfs.py"]),
         "agent": agent_tree.digest(),
-        "commandLine": COMMAND_LINE,
+        "commandLine": system.COMMAND_LINE,
     }
     found = cache.find("image", inputs)
     if found is not None:
@@ -186,8 +169,8 @@ def _build(folder: Path, release: ReleaseBuild, base: Path, packages: Entry, pro
     progress(f"node image: loading {len(release.images)} container images into its containerd")
     rootfs.load_images(root, release, folder, log)
     progress("node image: making kernel, initrd and unified kernel image")
-    kernel = rootfs.boot_files(root, folder, COMMAND_LINE, log)
-    rootfs.clean(root)
+    kernel = rootfs.boot_files(root, folder, log)
+    system.clean(root)
     progress("node image: writing the disk")
     virtual_size = disk.write(folder, root, folder / "uki.efi", log)
     shutil.rmtree(root)
@@ -197,7 +180,7 @@ def _build(folder: Path, release: ReleaseBuild, base: Path, packages: Entry, pro
         "kubernetesVersion": release.version,
         "release": release.key,
         "kernelRelease": kernel,
-        "commandLine": COMMAND_LINE,
+        "commandLine": system.COMMAND_LINE,
         "format": "qcow2",
         "virtualSize": virtual_size,
         "boot": "direct-kernel|uefi",

@@ -1,11 +1,10 @@
-"""What a node's root file system holds beyond Debian: programs, services, container images, ways to boot.
+"""What a node's root file system holds beyond that of every role: programs, services, container images, ways to boot.
 
 The files themselves lie in `node/`, at the paths they have in the image. May not: make disks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,71 +13,30 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bedplate.drivers.artifacts import chroot
+from bedplate.drivers.artifacts import chroot, system
 from bedplate.drivers.artifacts.proc import ArtifactError, run
 from bedplate.drivers.artifacts.release import ReleaseBuild
 
-OVERLAY = Path(__file__).parent / "node"
+ROLE = "node"
 BINARIES = ("kubeadm", "kubelet", "kubectl", "etcdctl", "etcdutl")
-_EXECUTABLE = ("usr/lib/bedplate/", "etc/initramfs-tools/scripts/")
 
 ENABLED = (
-    "systemd-networkd.service",
-    "systemd-network-generator.service",
-    "systemd-resolved.service",
     "containerd.service",
     "kubelet.service",
     "bedplate-routes.path",
-    "bedplate-grow.service",
     "bedplate-certificates.timer",
     "keepalived.service",
-    "bedplate-agent.service",
     "qemu-guest-agent.service",
-    "ssh.socket",
 )
-DISABLED = ("nftables.service", "ssh.service", "e2scrub_reap.service", "rpcbind.service")
-MASKED = (
-    # Timers and services of a hand-kept server; nodes are replaced, not kept.
-    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "man-db.timer"),
-    *("fstrim.timer", "systemd-networkd-wait-online.service", "systemd-pstore.service", "rpcbind.socket"),
-    *("systemd-firstboot.service", "systemd-hwdb-update.service", "ldconfig.service", "getty@tty1.service"),
-    *("systemd-hibernate-clear.service", "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service"),
-    *("systemd-repart.service", "systemd-binfmt.service", "nfs-blkmap.service", "rpc-statd-notify.service"),
-    *("nfs-client.target", "modprobe@dm_mod.service", "modprobe@loop.service", "modprobe@fuse.service"),
-    *("modprobe@configfs.service", "systemd-udev-load-credentials.service"),
-    *("systemd-pcrproduct.service", "systemd-pcrmachine.service", "systemd-pcrphase.service"),
-    *("systemd-pcrphase-sysinit.service", "dev-hugepages.mount", "sys-kernel-debug.mount"),
-    *("sys-kernel-tracing.mount", "modprobe@efi_pstore.service", "modprobe@drm.service"),
-)
+DISABLED = ("nftables.service",)
 
 FAST_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "nvme", "ahci", "dmi_sysfs", "qemu_fw_cfg", "ext4")
 """Kernel modules of the virtual machines' initrd: the disks a hypervisor gives, and where credentials lie."""
 
 
-def overlay_files() -> list[tuple[str, Path]]:
-    """The files laid over Debian, `(path in the image, file)`, sorted."""
-    return sorted((str(p.relative_to(OVERLAY)), p) for p in OVERLAY.rglob("*") if p.is_file())
-
-
-def overlay_digest() -> str:
-    """A digest of the files laid over Debian and of the code that does it: a change of either makes a new image."""
-    digest = hashlib.sha256()
-    code = [(name, Path(__file__).with_name(name)) for name in ("rootfs.py", "disk.py", "chroot.py")]
-    for name, path in [*overlay_files(), *code]:
-        data = path.read_bytes()
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()
-
-
 def customise(root: Path, release: ReleaseBuild, log: Path) -> None:
     """Lay our files over Debian, add the programs, switch services on and off."""
-    for name, source in overlay_files():
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = source.read_text().replace("@PAUSE@", release.pause)
-        target.write_text(text)
-        target.chmod(0o755 if name.startswith(_EXECUTABLE) else 0o644)
+    system.lay(root, ROLE, {"@PAUSE@": release.pause})
     for name in BINARIES:
         if name in release.binaries:
             shutil.copyfile(release.binaries[name], root / "usr" / "bin" / name)
@@ -88,17 +46,9 @@ def customise(root: Path, release: ReleaseBuild, log: Path) -> None:
     plugins.mkdir(parents=True, exist_ok=True)
     for plugin in sorted((root / "usr" / "lib" / "cni").iterdir()):
         (plugins / plugin.name).symlink_to(Path("/usr/lib/cni") / plugin.name)
-    for folder in ("etc/kubernetes/manifests", "etc/cni/net.d", "var/log/journal", "var/lib/kubelet"):
+    for folder in ("etc/kubernetes/manifests", "etc/cni/net.d", "var/lib/kubelet"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    systemctl = ["systemctl", f"--root={root}", "--quiet"]
-    for unit in ENABLED:
-        run([*systemctl, "enable", unit], what=f"enabling {unit}", log=log)
-    for unit in DISABLED:
-        run([*systemctl, "disable", unit], what=f"disabling {unit}", log=log)
-    units = root / "etc" / "systemd" / "system"
-    for unit in MASKED:
-        (units / unit).unlink(missing_ok=True)
-        (units / unit).symlink_to("/dev/null")
+    system.switch(root, log, on=ENABLED, off=DISABLED)
 
 
 def load_images(root: Path, release: ReleaseBuild, scratch: Path, log: Path) -> None:
@@ -119,54 +69,16 @@ def load_images(root: Path, release: ReleaseBuild, scratch: Path, log: Path) -> 
     shutil.rmtree(inside)
 
 
-def boot_files(root: Path, out: Path, command_line: str, log: Path) -> str:
+def boot_files(root: Path, out: Path, log: Path) -> str:
     """Make `vmlinuz`, `initrd` (virtual machines) and `uki.efi` (all drivers) in `out`; gives the kernel's release."""
-    release = chroot.kernel_release(root)
-    inside = ["chroot", str(root)]
     with chroot.mounted(root):
-        run([*inside, "mkinitramfs", "-o", "/tmp/initrd.generic", release], what="making the initrd", log=log)
+        release = system.unified_kernel(root, out / "uki.efi", log)
         _fast_initrd(root, release, log)
-        ukify = ["ukify", "build", f"--linux=/boot/vmlinuz-{release}", "--initrd=/tmp/initrd.generic"]
-        ukify += [f"--cmdline={command_line}", f"--uname={release}", "--os-release=@/etc/os-release"]
-        run([*inside, *ukify, "--output=/tmp/uki.efi"], what="making the unified kernel image", log=log)
     shutil.copyfile(root / "boot" / f"vmlinuz-{release}", out / "vmlinuz")
     # kubeadm's preflight reads how the kernel was configured; /boot is emptied, so it is kept where it also looks.
     shutil.copyfile(root / "boot" / f"config-{release}", root / "usr" / "lib" / "modules" / release / "config")
     shutil.move(root / "tmp" / "initrd.fast", out / "initrd")
-    shutil.move(root / "tmp" / "uki.efi", out / "uki.efi")
-    (root / "tmp" / "initrd.generic").unlink()
     return release
-
-
-def clean(root: Path) -> None:
-    """Remove what must differ between nodes, and what no node needs."""
-    for pattern in ("etc/ssh/ssh_host_*", "boot/*", "var/cache/apt/*.bin", "var/lib/apt/lists/*", "var/log/*.log"):
-        for path in root.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for name in ("vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old", "etc/hostname"):
-        (root / name).unlink(missing_ok=True)
-    (root / "etc" / "machine-id").write_text("")
-    (root / "var" / "lib" / "dbus" / "machine-id").unlink(missing_ok=True)
-    (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
-    resolv = root / "etc" / "resolv.conf"
-    resolv.unlink(missing_ok=True)
-    # The servers themselves, not the stub at 127.0.0.53: a pod cannot reach that one.
-    resolv.symlink_to("/run/systemd/resolve/resolv.conf")
-    for cache in (root / "usr").rglob("__pycache__"):
-        shutil.rmtree(cache, ignore_errors=True)
-    (root / "etc" / "systemd" / "system-generators").mkdir(exist_ok=True)
-    # Logs in over AF_VSOCK, which no machine here has; it would complain at every reload.
-    (root / "etc" / "systemd" / "system-generators" / "systemd-ssh-generator").symlink_to("/dev/null")
-    _mark_updated(root)
-
-
-def _mark_updated(root: Path) -> None:
-    """Say that /etc and /var know of /usr as it is: else each first boot makes catalogues and users anew."""
-    changed = (root / "usr").stat().st_mtime_ns
-    for folder in ("etc", "var"):
-        mark = root / folder / ".updated"
-        mark.write_text(f"TIMESTAMP_NSEC={changed}\n")
-        os.utime(mark, ns=(changed, changed))
 
 
 def _fast_initrd(root: Path, release: str, log: Path) -> None:

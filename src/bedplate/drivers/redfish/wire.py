@@ -68,6 +68,10 @@ class Wire:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = False
+        self.reached = False
+        """Something took a connection."""
+        self.certificate = b""
+        """The one that the BMC showed last, in DER; empty: none yet, or no TLS."""
 
     def begin(self) -> None:
         """Forget an earlier `cut`; what follows may take its time again."""
@@ -137,6 +141,7 @@ class Wire:
     def _connect(self, *, pinned: bool) -> socket.socket:
         host = self._address.host
         raw = socket.create_connection((host, self._address.port), timeout=self._limits.connect)
+        self.reached = True
         if self._address.scheme == "http":
             return self._hold(raw)
         wrap = self._trust.wrap_pinned if pinned else self._trust.wrap
@@ -147,6 +152,7 @@ class Wire:
         if pinned and not self._trust.is_pinned(secured):
             why = f"the certificate of {host} is for another name, and is none that spec.bmc.verifyCA gives"
             raise WireError(f"{why}; give this very certificate there, or use the name that is in it", sent=False)
+        self.certificate = secured.getpeercert(binary_form=True) or b""
         return secured
 
     def _hold(self, opened: socket.socket) -> socket.socket:

@@ -51,12 +51,20 @@ class SubstratePolicy(Wire, frozen=True):
     """A pool that has a machine younger than this is not moved to the other substrate yet."""
 
 
+class MetalPolicy(Wire, frozen=True):
+    """Which bare servers node pools may claim."""
+
+    claim_degraded: bool = True
+    """False: none of whose tests is degraded, well behind its peers. What has such a server already keeps it."""
+
+
 class FleetPolicySpec(Wire, frozen=True):
     paused: str = ""
     """A reason: nothing is moved, restarted, fenced or replaced by itself until it is empty again."""
     balance: Balance = Balance()
     reserve: Reserve = Reserve()
     substrate: SubstratePolicy = SubstratePolicy()
+    metal: MetalPolicy = MetalPolicy()
 
 
 class FleetPolicy(BedplateObject, frozen=True):

@@ -8,6 +8,7 @@ from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
 ServerRole = Literal["free", "hypervisor", "node"]
+FirmwareVerdict = Literal["supported", "unsupported", "unknown"]
 
 
 class BmcCredentials(Wire, frozen=True):
@@ -64,14 +65,19 @@ class Metal(Wire, frozen=True):
     boot_mac: str = ""
     """MAC address of the interface on that network; empty: the first by which the controller answers."""
     root_disk: RootDisk = RootDisk()
+    image: str = ""
+    """Name of the Image that makes it a hypervisor where its role says so; empty: the newest one for that."""
     erase: bool = True
-    """Erase all its disks when a machine has left it. False: what is on them stays until it is overwritten."""
+    """Erase all its disks when a machine has left it, or when it is no hypervisor any more. False: what is on them
+    stays until it is overwritten."""
     retired: bool = False
     """True: it is erased, switched off, and taken by nothing any more."""
 
 
 class ServerSpec(Wire, frozen=True):
     role: ServerRole = "free"
+    """`hypervisor`: it runs virtual machines; a bare server that was accepted as `free` is deployed as one, and given
+    back where that is edited again. `free` and `node`: pools on metal may claim it."""
     bmc: Bmc | None = None
     accepted: bool = False
     """True: a person has released it. Only then is it booted by Bedplate, and its disks may be overwritten."""
@@ -117,6 +123,24 @@ class ErasureStatus(Wire, frozen=True):
     time: str = ""
 
 
+class FirmwareStatus(Wire, frozen=True):
+    """The software of a bare server's component, as it was inspected, against the compatibility matrices."""
+
+    component: str
+    """`bios`, `nic eno1`, `disk nvme0n1`."""
+    version: str = ""
+    model: str = ""
+    """A disk's model, a BIOS' vendor, a network card's driver."""
+    verdict: FirmwareVerdict = "unknown"
+    """`unknown`: no matrix speaks of it."""
+    wanted: str = ""
+    """Which versions are supported."""
+    matrix: str = ""
+    """Name of the CompatibilityMatrix that says so."""
+    note: str = ""
+    url: str = ""
+
+
 class MetalStatus(Wire, frozen=True):
     """A bare server's life."""
 
@@ -124,6 +148,8 @@ class MetalStatus(Wire, frozen=True):
     since: str = ""
     machine: str = ""
     """Name of the machine that it is claimed by."""
+    image: str = ""
+    """Name of the image that makes it a hypervisor."""
     root_disk: str = ""
     task: str = ""
     progress: str = ""
@@ -139,6 +165,8 @@ class MetalStatus(Wire, frozen=True):
     """`cpu passed 1200 events/s`, one for each test."""
     erasures: tuple[ErasureStatus, ...] = ()
     """Of its last erasure."""
+    firmware: tuple[FirmwareStatus, ...] = ()
+    """Of each component that tells its version."""
 
 
 class ServerStatus(Status, frozen=True):
@@ -208,9 +236,22 @@ class Network(BedplateObject, frozen=True):
     status: NetworkStatus = NetworkStatus()
 
 
+class PoolMount(Wire, frozen=True):
+    """What servers mount at a shared disk pool's path, as mount(8) takes it."""
+
+    type: str = "nfs4"
+    source: str = ""
+    """`10.20.0.9:/pools/shared`."""
+    options: str = ""
+    """Such as `hard,vers=4.2`; empty: the file system's own."""
+
+
 class DiskPoolSpec(Wire, frozen=True):
     type: Literal["shared", "local"] = "local"
     path: str = ""
+    mount: PoolMount | None = None
+    """Of a shared pool: agents mount it where it is not. Without it, whoever makes a server mounts it there, and a
+    hypervisor that Bedplate deployed does not serve the pool."""
     server_selector: dict[str, str] = {}
     retention_hours: float = 72.0
     """How long disks of replaced machines are kept."""
@@ -255,6 +296,8 @@ class ImageSpec(Wire, frozen=True):
     kubernetes_version: str = ""
     """The release inside, `1.35.3`; empty: a user's own image."""
     bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
+    system: Literal["node", "hypervisor"] = "node"
+    """What it is: of machines (nodes and users' own), or what makes a bare server a hypervisor."""
     architecture: str = "amd64"
 
 

@@ -10,6 +10,7 @@ from bedplate.model import bmc_address, measuring, quantity
 from bedplate.model.kinds.base import MachineShape, Object, Rollout
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.core import Secret
+from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy
 from bedplate.model.kinds.infrastructure import Bmc, DiskPool, Image, ImageFile, Network, Release, Server
 from bedplate.model.kinds.measurement import Measurement
@@ -27,6 +28,7 @@ from bedplate.model.validation.addresses import (
     read_range,
 )
 from bedplate.model.validation.faults import Fault, nearest
+from bedplate.model.validation.firmware import compatibility_matrix
 
 MACHINE_OWNER_LIMIT = 50
 """Names of clusters, pools and virtual machines become host names with a suffix; those have at most 63 characters."""
@@ -283,8 +285,27 @@ def _disk_pool(p: DiskPool) -> Iterator[Fault]:
         yield Fault("spec.path", "is missing; give the folder's absolute path", "FieldValueRequired")
     elif not p.spec.path.startswith("/") or ".." in p.spec.path.split("/"):
         yield Fault("spec.path", f'"{p.spec.path}" is not an absolute path; write it from "/" on, without ".."')
+    if p.spec.mount is not None:
+        yield from _mount(p)
     yield from labels("spec.serverSelector", p.spec.server_selector)
     yield from at_least("spec.retentionHours", p.spec.retention_hours, 0)
+
+
+_FILE_SYSTEM = re.compile(r"[a-z0-9._]+")
+
+
+def _mount(p: DiskPool) -> Iterator[Fault]:
+    mount = p.spec.mount
+    assert mount is not None
+    if p.spec.type != "shared":
+        yield Fault("spec.mount", "is for shared pools; give type: shared, or leave it out")
+    if not _FILE_SYSTEM.fullmatch(mount.type):
+        yield Fault("spec.mount.type", f'"{mount.type}" is no file system; write one such as nfs4')
+    if not mount.source or mount.source.startswith("-"):
+        said = f'"{mount.source}" is nothing to mount; write it like 10.20.0.9:/pools/shared'
+        yield Fault("spec.mount.source", said, "FieldValueInvalid")
+    if mount.options.startswith("-") or any(c.isspace() for c in mount.options):
+        yield Fault("spec.mount.options", "holds spaces or begins with -; write it like hard,vers=4.2")
 
 
 def _image(i: Image) -> Iterator[Fault]:
@@ -431,5 +452,6 @@ _CHECKS: dict[type[Object], Callable[[Any], Iterator[Fault]]] = {
     Server: _server,
     FleetPolicy: _fleet_policy,
     Measurement: _measurement,
+    CompatibilityMatrix: compatibility_matrix,
     Secret: _secret,
 }

@@ -10,42 +10,20 @@ from typing import Any, Literal
 import msgspec
 
 from bedplate.model.ids import Key, key
-from bedplate.model.kinds.infrastructure import Metal
-from bedplate.model.policy import ALLOW_MANY, PAUSED, REQUESTS
+from bedplate.model.policy import ALLOW_MANY, PAUSED
 from bedplate.model.times import timestamp
 from bedplate.sim.faults import Fault
 from bedplate.sim.happenings import Network, Way
 from bedplate.sim.scenario import ending, setting
+from bedplate.sim.scenario.acting import Action, OnMachine, OnServer
+from bedplate.sim.scenario.bare_actions import Accept, Ask, Bare, Retire, Role
 from bedplate.sim.scenario.cast import Cast
 from bedplate.sim.scenario.editing import annotate, edit_spec
-from bedplate.sim.scenario.plain import Plain, ScenarioError, Time
+from bedplate.sim.scenario.plain import Time
 from bedplate.sim.simulator import Simulator
 
 MoveFault = Literal["fails", "arrives unknown", "stays unknown", "paused"]
 StepFault = Literal["lost reply", "lost command", "done twice", "half done", "failed"]
-
-
-class Action(Plain, frozen=True, tag_field="do"):
-    """Base of all actions. When it happens is said beside it."""
-
-    at: Time = Time(0)
-    """After the story's beginning; with `when`, after that."""
-    when: str = ""
-    """An event's sentence: it happens each first time that this does."""
-    name: str = ""
-    """Statements may speak of it as `event NAME`."""
-
-    def act(self, sim: Simulator, cast: Cast) -> None:
-        """Let it happen."""
-        raise NotImplementedError
-
-
-class _OnServer(Action, frozen=True, kw_only=True):
-    server: str
-
-
-class _OnMachine(Action, frozen=True, kw_only=True):
-    machine: str
 
 
 class Note(Action, frozen=True, kw_only=True, tag="note"):
@@ -88,14 +66,14 @@ class Heal(Action, frozen=True, kw_only=True, tag="heal"):
 # --- power ------------------------------------------------------------------------------------------------------------
 
 
-class PowerOff(_OnServer, frozen=True, kw_only=True, tag="power-off"):
+class PowerOff(OnServer, frozen=True, kw_only=True, tag="power-off"):
     """A server's power is cut; its BMC's is not."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         sim.power_off(cast.server(self.server))
 
 
-class PowerOn(_OnServer, frozen=True, kw_only=True, tag="power-on"):
+class PowerOn(OnServer, frozen=True, kw_only=True, tag="power-on"):
     """It is switched on."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
@@ -114,7 +92,7 @@ class LosePower(Action, frozen=True, kw_only=True, tag="lose-power"):
         sim.lose_power(label, value, self.for_)
 
 
-class LoseFeed(_OnServer, frozen=True, kw_only=True, tag="lose-feed"):
+class LoseFeed(OnServer, frozen=True, kw_only=True, tag="lose-feed"):
     """The rack of a server loses its power, or whatever `label` names of its place."""
 
     label: str = "rack"
@@ -137,7 +115,7 @@ class RestorePower(Action, frozen=True, kw_only=True, tag="restore-power"):
         sim.restore_power(label, value, switch_on=self.switch_on)
 
 
-class Reboot(_OnServer, frozen=True, kw_only=True, tag="reboot"):
+class Reboot(OnServer, frozen=True, kw_only=True, tag="reboot"):
     """A server is rebooted; perhaps it does not come up again."""
 
     returns: bool = True
@@ -146,14 +124,14 @@ class Reboot(_OnServer, frozen=True, kw_only=True, tag="reboot"):
         sim.reboot(cast.server(self.server), returns=self.returns)
 
 
-class Repair(_OnServer, frozen=True, kw_only=True, tag="repair"):
+class Repair(OnServer, frozen=True, kw_only=True, tag="repair"):
     """A server that did not come up is repaired and switched on."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         sim.repair(cast.server(self.server))
 
 
-class BmcChange(_OnServer, frozen=True, kw_only=True, tag="bmc"):
+class BmcChange(OnServer, frozen=True, kw_only=True, tag="bmc"):
     """A server's BMC is as said from now on."""
 
     reachable: bool | None = None
@@ -172,7 +150,7 @@ class BmcChange(_OnServer, frozen=True, kw_only=True, tag="bmc"):
 # --- servers that hang ------------------------------------------------------------------------------------------------
 
 
-class KillAgent(_OnServer, frozen=True, kw_only=True, tag="kill-agent"):
+class KillAgent(OnServer, frozen=True, kw_only=True, tag="kill-agent"):
     """Its agent is killed and, unless `returns` is false, back after `for`."""
 
     for_: Time = msgspec.field(default=Time(2), name="for")
@@ -182,7 +160,7 @@ class KillAgent(_OnServer, frozen=True, kw_only=True, tag="kill-agent"):
         sim.kill_agent(cast.server(self.server), self.for_ if self.returns else None)
 
 
-class Hang(_OnServer, frozen=True, kw_only=True, tag="hang"):
+class Hang(OnServer, frozen=True, kw_only=True, tag="hang"):
     """It hangs, with its guests or without."""
 
     guests_run_on: bool = False
@@ -192,7 +170,7 @@ class Hang(_OnServer, frozen=True, kw_only=True, tag="hang"):
         sim.hang(cast.server(self.server), self.for_, guests_run_on=self.guests_run_on)
 
 
-class HangLibvirt(_OnServer, frozen=True, kw_only=True, tag="hang-libvirt"):
+class HangLibvirt(OnServer, frozen=True, kw_only=True, tag="hang-libvirt"):
     """Its libvirt does not answer; guests and agent run on."""
 
     for_: Time | None = msgspec.field(default=None, name="for")
@@ -234,7 +212,7 @@ class BadFirmware(Action, frozen=True, kw_only=True, tag="bad-firmware"):
 # --- guests and clusters ----------------------------------------------------------------------------------------------
 
 
-class EndMachine(_OnMachine, frozen=True, kw_only=True, tag="end-machine"):
+class EndMachine(OnMachine, frozen=True, kw_only=True, tag="end-machine"):
     """A guest ends by itself, perhaps with its disk."""
 
     lose_disk: bool = False
@@ -244,21 +222,21 @@ class EndMachine(_OnMachine, frozen=True, kw_only=True, tag="end-machine"):
         sim.end_domain(cast.machine(self.machine), lose_disk=self.lose_disk, undefine=self.undefine)
 
 
-class HangGuest(_OnMachine, frozen=True, kw_only=True, tag="hang-guest"):
+class HangGuest(OnMachine, frozen=True, kw_only=True, tag="hang-guest"):
     """Its kernel hangs."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         sim.hang_guest(cast.machine(self.machine))
 
 
-class StopKubelet(_OnMachine, frozen=True, kw_only=True, tag="stop-kubelet"):
+class StopKubelet(OnMachine, frozen=True, kw_only=True, tag="stop-kubelet"):
     """Its kubelet fails."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         sim.stop_kubelet(cast.machine(self.machine))
 
 
-class ResumeGuest(_OnMachine, frozen=True, kw_only=True, tag="resume-guest"):
+class ResumeGuest(OnMachine, frozen=True, kw_only=True, tag="resume-guest"):
     """A person lets a paused guest go on."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
@@ -269,7 +247,7 @@ class ResumeGuest(_OnMachine, frozen=True, kw_only=True, tag="resume-guest"):
         sim.touched()
 
 
-class DirtyMemory(_OnMachine, frozen=True, kw_only=True, tag="dirty-memory"):
+class DirtyMemory(OnMachine, frozen=True, kw_only=True, tag="dirty-memory"):
     """It rewrites so many MiB a second."""
 
     rate: float
@@ -374,7 +352,7 @@ class BreakStore(Action, frozen=True, kw_only=True, tag="break-store"):
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
-class Maintain(_OnServer, frozen=True, kw_only=True, tag="maintain"):
+class Maintain(OnServer, frozen=True, kw_only=True, tag="maintain"):
     """An operator wants it empty, perhaps until some time after now."""
 
     reason: str = "patch"
@@ -387,7 +365,7 @@ class Maintain(_OnServer, frozen=True, kw_only=True, tag="maintain"):
             sim.maintain(name, self.reason, until=until)
 
 
-class Unmaintain(_OnServer, frozen=True, kw_only=True, tag="unmaintain"):
+class Unmaintain(OnServer, frozen=True, kw_only=True, tag="unmaintain"):
     """An operator gives it back."""
 
     def act(self, sim: Simulator, cast: Cast) -> None:
@@ -451,59 +429,13 @@ class Scale(Action, frozen=True, kw_only=True, tag="scale"):
         edit_spec(sim, key("nodepool", setting.NAMESPACE, self.pool), replicas=self.replicas)
 
 
-class Unschedulable(_OnServer, frozen=True, kw_only=True, tag="unschedulable"):
+class Unschedulable(OnServer, frozen=True, kw_only=True, tag="unschedulable"):
     """An operator wants nothing new there."""
 
     value: bool = True
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         edit_spec(sim, key("server", cast.server(self.server)), unschedulable=self.value)
-
-
-class Bare(_OnServer, frozen=True, kw_only=True, tag="bare"):
-    """A bare server is as said from now on."""
-
-    silent_boots: int | None = None
-    """So many of its next boots from a medium lead to nothing."""
-    stubborn: str = ""
-    """The number of a disk (from 1) that can't be erased, whatever it says."""
-    failing: str = ""
-    """The number of a disk that says of itself that it fails."""
-
-    def act(self, sim: Simulator, cast: Cast) -> None:
-        server = sim.world.servers[cast.server(self.server)]
-        if server.bare is None:
-            raise ScenarioError(f"script.yaml: {server.name} is no bare server")
-        if self.silent_boots is not None:
-            server.bare.silent_boots = self.silent_boots
-        disks = list(server.bare.disks.values())
-        if self.stubborn:
-            disks[int(self.stubborn) - 1].stubborn = True
-        if self.failing:
-            disks[int(self.failing) - 1].health = "failing"
-
-
-class Accept(_OnServer, frozen=True, kw_only=True, tag="accept"):
-    """A person accepts a bare server."""
-
-    def act(self, sim: Simulator, cast: Cast) -> None:
-        edit_spec(sim, key("server", cast.server(self.server)), accepted=True)
-
-
-class Retire(_OnServer, frozen=True, kw_only=True, tag="retire"):
-    """A person retires a bare server."""
-
-    def act(self, sim: Simulator, cast: Cast) -> None:
-        edit_spec(sim, key("server", cast.server(self.server)), metal=Metal(retired=True))
-
-
-class Ask(_OnServer, frozen=True, kw_only=True, tag="ask"):
-    """A person asks something of a bare server that nobody uses."""
-
-    to: Literal["inspect", "test", "erase"]
-
-    def act(self, sim: Simulator, cast: Cast) -> None:
-        annotate(sim, key("server", cast.server(self.server)), REQUESTS[self.to], timestamp(sim.now))
 
 
 class Declare(Action, frozen=True, kw_only=True, tag="declare"):
@@ -548,5 +480,5 @@ AnyAction = (
     | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
     | ResumeGuest | DirtyMemory | StopApi | FailJoins | NextMove | NextStep | JumpClock | KillController
     | StartController | BreakStore | Maintain | Unmaintain | Pause | Resume | AllowMany | Scale | Unschedulable
-    | Declare | Delete | Mended | Bare | Accept | Retire | Ask
+    | Declare | Delete | Mended | Bare | Accept | Role | Retire | Ask
 )  # fmt: skip

@@ -124,6 +124,7 @@ def _orphans(sim: Simulator) -> list[str]:
     for server in sim.world.servers.values():
         for uid in sorted({*server.domains, *server.volumes} - planned):
             # What is left on a bare server's disks goes when it is written or erased next.
-            if (uid in server.volumes and server.bare is None) or uid in sim.world.live:
+            kept = uid in server.volumes and (server.bare is None or server.bare.system == "hypervisor")
+            if kept or uid in sim.world.live:
                 found.append(f"an orphan: {uid} on {server.name}")
     return found

@@ -10,7 +10,8 @@ import yaml
 
 from bedplate.model.validation.faults import nearest
 from bedplate.sim.scenario import expectation, plain, sentences, setting
-from bedplate.sim.scenario.actions import Action, AnyAction
+from bedplate.sim.scenario.acting import Action
+from bedplate.sim.scenario.actions import AnyAction
 from bedplate.sim.scenario.cast import Known, known_of
 from bedplate.sim.scenario.expectation import Statement
 from bedplate.sim.scenario.plain import ScenarioError

@@ -11,7 +11,7 @@ import msgspec
 
 from bedplate.sim.history import Event, History, HistoryStore
 from bedplate.sim.scenario import ending, expectation, opening, sentences
-from bedplate.sim.scenario.actions import Action
+from bedplate.sim.scenario.acting import Action
 from bedplate.sim.scenario.cast import Cast
 from bedplate.sim.scenario.expectation import Seen
 from bedplate.sim.scenario.folder import Scenario

@@ -180,6 +180,7 @@ def world_of(setting: Setting) -> World:
         if type_ == "shared"
     }
     for racked in servers_of(setting):
+        pools = {name: shared.get(name) or SimPool(name, capacity_mib=LOCAL_MIB) for name in racked.pools}
         if racked.group.bare:
             memory = _mib(racked.group.memory, f"the memory of {racked.name}")
             world.add_bare(
@@ -187,10 +188,10 @@ def world_of(setting: Setting) -> World:
                 cpus=racked.group.cpus,
                 memory_mib=memory,
                 disks=racked.group.disks,
+                pools=pools,
                 place=racked.place,
             )
             continue
-        pools = {name: shared.get(name) or SimPool(name, capacity_mib=LOCAL_MIB) for name in racked.pools}
         memory = _mib(racked.group.memory, f"the memory of {racked.name}")
         world.add_server(racked.name, cpus=racked.group.cpus, memory_mib=memory, pools=pools, place=racked.place)
     return world
@@ -249,6 +250,7 @@ def _infrastructure(setting: Setting) -> Iterator[Object]:
     for name, type_ in setting.pools.items():
         yield DiskPool(metadata=ObjectMeta(name=name), spec=DiskPoolSpec(type=type_, path=f"/var/lib/bedplate/{name}"))
     yield fleet.image(f"node-{fleet.VERSION}", fleet.VERSION)
+    yield fleet.hypervisor_image()
     yield _release()
     if setting.fleet:
         raw = {"metadata": {"name": FLEET_POLICY_NAME}, "spec": setting.fleet}
