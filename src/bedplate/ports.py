@@ -154,6 +154,47 @@ class Guests(Protocol):
         ...
 
 
+class BenchmarkFailed(Exception):
+    """A benchmark gave no figures; the text says why and what to do."""
+
+
+class BenchmarkRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one tool of the measuring kit."""
+
+    server: ServerName
+    kit: Digest
+    benchmark: str
+    """A name of `measuring.BENCHMARKS`, `FACTS` or `CLEAN`."""
+    machine: MachineEntry | None = None
+    """None: the server itself."""
+    seconds: int = 10
+    scratch_mib: int = 256
+    disk_pool: str = ""
+    bridge: str = ""
+
+
+class BenchmarkOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tool said, and what went on beside it."""
+
+    command: str
+    output: bytes
+    accelerator: str
+    """`kvm` or `tcg` of a guest; empty: no guest."""
+    cpus: int
+    """Of the server."""
+    load_before: float
+    """CPUs of the server in use over the second before, and after."""
+    load_after: float
+
+
+class Benchmarks(Protocol):
+    """Measures servers and the machines on them, through their agents. Nothing that decides waits for it."""
+
+    async def benchmark(self, run: BenchmarkRun, ticket: Ticket) -> BenchmarkOutput:
+        """Run it to its end, within the ticket's deadline. Raises `BenchmarkFailed`."""
+        ...
+
+
 class Dialer(Protocol):
     """Opens streams that start at a server: into machines' networks and consoles."""
 

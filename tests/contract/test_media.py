@@ -27,7 +27,14 @@ from bedplate.agent.state import AgentState
 from bedplate.drivers.agents.authority import TOKEN_SECONDS
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.netboot.media import BOOT_SECONDS, OFFERS, Media, Medium
-from bedplate.model.agent_protocol import CONTROLLER_NAME, WEBSOCKET_PATH, FromController, Hello, Welcome
+from bedplate.model.agent_protocol import (
+    CONTROLLER_NAME,
+    PROTOCOL_VERSION,
+    WEBSOCKET_PATH,
+    FromController,
+    Hello,
+    Welcome,
+)
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
 from bedplate.model.ids import Epoch, ServerName, StoreId
 from bedplate.model.inventory import ServerView
@@ -107,7 +114,7 @@ class Site:
         context = tls_context(file.ca, state)
         uri = f"wss://{identity.controller}{WEBSOCKET_PATH}"
         async with connect(uri, ssl=context, server_hostname=CONTROLLER_NAME, proxy=None, compression=None) as link:
-            await link.send(msgspec.msgpack.encode(Hello(server=view)))
+            await link.send(msgspec.msgpack.encode(Hello(protocol=PROTOCOL_VERSION, server=view)))
             assert isinstance(msgspec.msgpack.decode(await link.recv(), type=FromController), Welcome)
 
     async def settings(self, url: str) -> RamSettings:

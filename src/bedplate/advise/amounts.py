@@ -184,6 +184,13 @@ class Factor(Amount):
     most = 10.0
 
 
+class Ratio(Amount):
+    """So many times as much, as it was measured: noise may take it below one."""
+
+    least = 0.01
+    most = 1000.0
+
+
 class Hours(Amount):
     """Hours of work, or of waiting."""
 

@@ -1,4 +1,5 @@
-"""Durations that a running fleet took, out of its timelines, in place of the simulated world's own. Pure."""
+"""What a running fleet took, in place of what others published: durations out of its timelines, VMs' overheads out of
+its measurements. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from typing import Any
 
 import msgspec
 
-from bedplate.advise.fleet import Profile
+from bedplate.advise.amounts import Ratio
+from bedplate.advise.fleet import Overhead, Profile
+from bedplate.advise.measuring import Measured
 
 SPANS: dict[str, str] = {
     "guest boots": "boot",
@@ -54,3 +57,15 @@ def calibrated(profile: Profile, found: Mapping[str, Taken], *, emulated: bool) 
     """
     durations = {**profile.durations, **{name: t.range for name, t in found.items()}}
     return msgspec.structs.replace(profile, durations=durations, emulated=profile.emulated or emulated)
+
+
+def with_overheads(profile: Profile, found: Mapping[str, Measured]) -> Profile:
+    """The fleet with VMs' overheads as they were measured; others that it had stay."""
+    made = {
+        row: Overhead(
+            times=Ratio(round(m.times.low, 4), round(m.times.mid, 4), round(m.times.high, 4)),
+            origin=m.origin,
+        )
+        for row, m in found.items()
+    }
+    return msgspec.structs.replace(profile, overheads={**profile.overheads, **made})

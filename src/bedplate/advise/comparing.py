@@ -163,10 +163,11 @@ def _of(e: Evidence) -> tuple[cost.Layout, cost.Events]:
 
 
 def _row(q: Quantity, samples: Mapping[str, Sample], judged: Judged) -> Row:
+    published = any(s.figure.source == "literature" for s in samples.values())
     return Row(
         name=q.name,
         capability=q.capability,
-        title=q.title,
+        title=f"{q.title}, at most" if q.bound and published else q.title,
         better=q.better,
         cells={name: s.figure for name, s in samples.items()},
         winner=judged.winner,

@@ -17,7 +17,7 @@ import numpy as np
 from bedplate.advise import literature, trouble
 from bedplate.advise.amounts import Amount, Floats
 from bedplate.advise.draws import Middle, Value
-from bedplate.advise.fleet import Profile, ServerModel, given_or
+from bedplate.advise.fleet import Profile, ServerModel, cpu_overhead, given_or
 from bedplate.advise.packing import Layout
 from bedplate.model.quantity import parse
 
@@ -141,7 +141,7 @@ def kilowatt_hours(profile: Profile, layout: Layout, value: Value) -> Floats:
 
 
 def _watts(profile: Profile, layout: Layout, value: Value) -> Iterator[Floats]:
-    overhead = value("CPU overhead of VMs", literature.CPU_OVERHEAD.amount)
+    overhead = value("CPU overhead of VMs", cpu_overhead(profile, literature.CPU_OVERHEAD.amount))
     cpus = sum(profile.model(m).cpus * n for m, n in layout.hypervisors.items())
     virtual = sum(g.used for g in layout.groups if g.substrate == "vm") * (1.0 + overhead)
     for name, count in layout.hypervisors.items():

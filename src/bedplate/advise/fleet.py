@@ -24,6 +24,7 @@ from bedplate.advise.amounts import (
     MoneyPerUnitYear,
     MoneyPerYear,
     Rate,
+    Ratio,
     Share,
     Watts,
     Years,
@@ -204,6 +205,19 @@ class Operations(Plain, frozen=True):
     """Virtual CPUs per logical one, as a Server has it; memory is never over-committed."""
 
 
+class Overhead(Plain, frozen=True):
+    """What a VM takes against its own server for the same, measured on the user's servers."""
+
+    times: Ratio
+    """1.03: three in a hundred more time. From the low to the high end of its 95 % interval."""
+    origin: str
+    """Which measurement, of what, when."""
+
+
+OVERHEADS = ("cpu", "memory", "disk", "network", "tail")
+"""Rows of a comparison that may be measured; `tail` is the network's latency."""
+
+
 class Profile(Plain, frozen=True):
     """The whole file."""
 
@@ -217,6 +231,8 @@ class Profile(Plain, frozen=True):
     """Measured here, in seconds from and to, instead of the defaults of `bedplate.sim.durations`."""
     emulated: bool = False
     """Those durations were seen where guests are emulated in software: not what servers take."""
+    overheads: dict[str, Overhead] = {}
+    """Of VMs, measured by `bedplate measure`, instead of published figures; never where guests were emulated."""
     latency_premium: Share = Share(0.1, 0.1, 0.1)
     """By so much dearer a pool of latency-sensitive work may be on metal and still belongs there."""
     weights: dict[str, float] = {}
@@ -283,6 +299,11 @@ def _faults(p: Profile) -> Iterator[str]:
             yield from workload_faults(w, f"{where}.workloads[{j}].")
     yield from _money_faults(p)
     yield from _known_durations(p)
+    for name, overhead in p.overheads.items():
+        if name not in OVERHEADS:
+            yield f"overheads: there is no {name}{nearest(name, OVERHEADS)}; known are {', '.join(OVERHEADS)}"
+        if not overhead.origin.strip():
+            yield f"overheads.{name}.origin: it is empty; write which measurement it is from"
     if p.operations.cpu_overcommit < 1:
         yield f"operations.cpuOvercommit: {p.operations.cpu_overcommit:g} is below 1; write at least 1"
     if p.operations.outages and p.operations.outage is None:
@@ -379,6 +400,15 @@ def _known_durations(p: Profile) -> Iterator[str]:
             yield f"durations: there is no {name}{near}; known are {', '.join(sorted(known))}"
         elif not 0 <= low <= high:
             yield f"durations.{name}: from {low:g} to {high:g} is no range; write the lower one first"
+
+
+def cpu_overhead(p: Profile, published: Amount) -> Amount:
+    """By what share VMs use more CPU for the same work: as it was measured, or as it was published."""
+    measured = p.overheads.get("cpu")
+    if measured is None:
+        return published
+    low, mid, high = (max(0.0, v - 1.0) for v in (measured.times.low, measured.times.mid, measured.times.high))
+    return Amount(low, mid, high)
 
 
 T = TypeVar("T", bound=Amount)

@@ -321,9 +321,13 @@ def _c1(_: Case) -> Said:
     return Said("holds within bounds", f"{figure.text}, as a vendor measured it; not measured on this fleet", (figure,))
 
 
+def _bound(figure: Figure) -> str:
+    return f"at most {figure.text}" if figure.source == "literature" else figure.text
+
+
 def _m1(case: Case) -> Said:
     cpu, tail = case.row("cpu").cells["vm"], case.row("tail").cells["vm"]
-    said = f"CPU time on VMs {cpu.text}, network latency at most {tail.text}, both from literature"
+    said = f"CPU time on VMs {cpu.text} ({cpu.source}), network latency {_bound(tail)} ({tail.source})"
     return Said("holds within bounds", said, (cpu, tail))
 
 
@@ -331,7 +335,7 @@ def _c6(case: Case) -> Said:
     tail = case.row("tail").cells["vm"]
     metal = [p for p in case.plans["mix"].placed if p.substrate == "metal"]
     named = ", ".join(f"{p.workload} of {p.cluster}" for p in metal) or "nothing"
-    said = f"latency on VMs is at most {tail.text} (literature); the mix puts {named} on metal"
+    said = f"latency on VMs is {_bound(tail)} ({tail.source}); the mix puts {named} on metal"
     return Said("holds" if metal else "holds within bounds", said, (tail,))
 
 

@@ -35,6 +35,7 @@ from bedplate.model.agent_protocol import (
     GuestExecute,
     GuestWrite,
     Hello,
+    Measure,
     Observed,
     Pool,
     Pools,
@@ -46,7 +47,7 @@ from bedplate.model.agent_protocol import (
     StreamOpened,
     Welcome,
 )
-from bedplate.model.inventory import AnyView
+from bedplate.model.inventory import AnyView, ServerView
 from bedplate.multiplex import Streams
 
 log = logging.getLogger("bedplate.agent")
@@ -216,7 +217,7 @@ class ControllerLink:
         local = connection.local_address
         if isinstance(local, tuple):
             self._role.reached_from(str(local[0]))
-        await connection.send(_encoder.encode(Hello(server=await self._role.server_view(), epoch=self._state.epoch)))
+        await connection.send(_encoder.encode(self._hello(await self._role.server_view())))
         welcome = _decoder.decode(_binary(await asyncio.wait_for(connection.recv(), WELCOME_SECONDS)))
         await self._check(welcome)
         assert isinstance(welcome, Welcome)
@@ -244,6 +245,9 @@ class ControllerLink:
             streams.lose()
         raise connection.protocol.close_exc
 
+    def _hello(self, view: ServerView) -> Hello:
+        return Hello(protocol=PROTOCOL_VERSION, server=view, epoch=self._state.epoch)
+
     async def _check(self, frame: FromController) -> None:
         if not isinstance(frame, Welcome) or frame.protocol != PROTOCOL_VERSION:
             raise Refusal("the controller speaks another protocol: install the same version on both sides")
@@ -260,6 +264,8 @@ class ControllerLink:
                 self._spawn(self._command(frame, send))
             case GuestWrite() | GuestExecute():
                 self._spawn(self._guest(frame, send))
+            case Measure():
+                self._spawn(self._measure(frame, send))
             case StreamOpen():
                 self._spawn(self._open(frame, streams, send))
             case StreamData() | StreamCredit() | StreamEnd():
@@ -277,6 +283,9 @@ class ControllerLink:
 
     async def _guest(self, call: GuestWrite | GuestExecute, send: Any) -> None:
         await send(await self._role.guest(call))
+
+    async def _measure(self, call: Measure, send: Any) -> None:
+        await send(await self._role.measure(call))
 
     async def _pools(self, frame: Pools) -> None:
         await self._configure(frame.pools)

@@ -12,7 +12,7 @@ from bedplate.agent.observer import Observer
 from bedplate.agent.role import Send
 from bedplate.agent.streams import Ends
 from bedplate.agent.worker import Worker
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Pool
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import ServerView
 from bedplate.model.steps import StepResult
@@ -63,6 +63,10 @@ class HypervisorRole:
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """Do a call into a guest."""
         return await self._machines.guest(call)
+
+    async def measure(self, call: Measure) -> MeasureReply:
+        """Run a benchmark on this server or in a machine on it."""
+        return await self._machines.measure(call)
 
     async def console(self, uid: MachineUid) -> Ends:
         """Attach to a machine's serial console. Raises `OSError`."""

@@ -17,11 +17,12 @@ from bedplate.agent.disk_steps import DiskSteps
 from bedplate.agent.domain_steps import DomainSteps
 from bedplate.agent.faults import AgentFault, HypervisorDown, OutOfDate
 from bedplate.agent.guest import GuestChannel, GuestUnreachable
+from bedplate.agent.measuring import Measurer, MeasuringFailed
 from bedplate.agent.migration import Migration
 from bedplate.agent.observer import Observer
 from bedplate.agent.pool_io import StorageHung
 from bedplate.agent.state import AgentState
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply
 from bedplate.model.ids import Epoch, OperationId, StoreId
 from bedplate.model.inventory import AnyView
 from bedplate.model.steps import (
@@ -66,6 +67,7 @@ class Machines:
         domains: DomainSteps,
         migration: Migration,
         guests: GuestChannel,
+        measurer: Measurer,
     ) -> None:
         self._state = state
         self._store = store
@@ -74,6 +76,7 @@ class Machines:
         self._domains = domains
         self._migration = migration
         self._guests = guests
+        self._measurer = measurer
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: dict[OperationId, asyncio.Task[StepResult]] = {}
         self._replies: OrderedDict[OperationId, StepResult] = OrderedDict()
@@ -213,3 +216,20 @@ class Machines:
         if call.first:
             self._observer.guests.files_written(uid)
         return GuestReply(call=call.call)
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    async def measure(self, call: Measure) -> MeasureReply:
+        """Run a benchmark on this server or in a machine on it; never raises."""
+        try:
+            self._admit(call.store, call.epoch)
+            if call.machine is not None:
+                self._state.check_generation(call.machine.uid, call.machine.generation)
+            return await self._measurer.run(call)
+        except TimeoutError:
+            return MeasureReply(call=call.call, error=f"{call.benchmark} did not end within {call.deadline:.0f} s")
+        except (OutOfDate, GuestUnreachable, MeasuringFailed) as error:
+            return MeasureReply(call=call.call, error=str(error))
+        except Exception as error:  # a fault of ours must not leave the controller without an answer
+            log.exception("benchmark %s", call.benchmark)
+            return MeasureReply(call=call.call, error=f"the agent failed in {call.benchmark}: {error!r}")

@@ -29,6 +29,7 @@ from bedplate.agent.hypervisor_role import HypervisorRole
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.load import LoadSampler
 from bedplate.agent.machines import Machines
+from bedplate.agent.measuring import Measurer
 from bedplate.agent.migration import Migration
 from bedplate.agent.node.credentials import Credentials, drop_enrolment
 from bedplate.agent.observer import Observer
@@ -211,7 +212,14 @@ class _Parts:
         self.migration = Migration(
             state, store, host, worker, movers, observer, disks, leases, self.passage, self.certificates
         )
-        machines = Machines(state, store, observer, disks, domains, self.migration, channel)
+        self.measurer = Measurer(
+            state.folder / "measure",
+            partial(images_from, state, identity),
+            lambda: {name: Path(p.pool.path) for name, p in observer.disks.pools.items()},
+            channel,
+            host.accelerator,
+        )
+        machines = Machines(state, store, observer, disks, domains, self.migration, channel, self.measurer)
         self.supervisor = Supervisor(uri, observer.hypervisor_changed, observer.event)
         self.load = LoadSampler(host.server, state, worker, observer.load_changed)
         self.link = ControllerLink(
@@ -239,6 +247,7 @@ class _Parts:
                 group.create_task(self.load.run())
                 group.create_task(self.link.run())
         finally:
+            self.measurer.close()
             await self.migration.stop()
             await self.passage.stop()
             await self.observer.stop()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from bedplate.agent.streams import Ends
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Pool
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import AnyView, ServerView
 from bedplate.model.steps import StepResult
@@ -55,6 +55,10 @@ class Role(Protocol):
 
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """Do a call into a machine; never raises."""
+        ...
+
+    async def measure(self, call: Measure) -> MeasureReply:
+        """Run a benchmark on this server or in a machine on it; never raises."""
         ...
 
     async def console(self, uid: MachineUid) -> Ends:

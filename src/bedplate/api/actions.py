@@ -1,4 +1,4 @@
-"""What is asked beyond the verbs: apply as one, plan, accept, why, timeline, kubeconfig, enrol, power. Thin.
+"""What is asked beyond the verbs: apply as one, plan, accept, why, timeline, kubeconfig, enrol, power, measure. Thin.
 
 The hooks do the work.
 """
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from bedplate.api import errors, requests
 from bedplate.api.declaring import apply
-from bedplate.api.hooks import Hooks, NotAvailable
+from bedplate.api.hooks import Hooks, Measuring, NotAvailable
 from bedplate.api.objects import Objects, Options
 from bedplate.api.requests import Target
 from bedplate.api.resources import json_response
@@ -35,6 +35,8 @@ class Actions:
             "kubeconfig": self._kubeconfig,
             "enrol": self._enrol,
             "power": self._power,
+            "carry-on": self._carry_on,
+            "stop": self._stop,
         }
 
     def of(self, target: Target) -> Callable[[Request, Target], Awaitable[Response]] | None:
@@ -124,6 +126,24 @@ class Actions:
         await to_thread.run_sync(self._objects.store.get, "Server", "", target.name)
         force, dry_run = bool(body.get("force")), bool(body.get("dryRun"))
         return json_response(await self._hooks.operator.power(target.name, action, force=force, dry_run=dry_run))
+
+    async def _carry_on(self, request: Request, target: Target) -> Response:
+        measuring = await self._measured(request, target)
+        return json_response(await measuring.carry_on(target.room, target.name))
+
+    async def _stop(self, request: Request, target: Target) -> Response:
+        measuring = await self._measured(request, target)
+        await measuring.stop(target.room, target.name)
+        return json_response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+
+    async def _measured(self, request: Request, target: Target) -> Measuring:
+        _only(request, target, "POST")
+        if target.info.kind != "Measurement":
+            raise errors.not_found_path(request.url.path)
+        if self._hooks.measuring is None:
+            raise _not_served("measurements")
+        await to_thread.run_sync(self._objects.store.get, "Measurement", target.room, target.name)
+        return self._hooks.measuring
 
 
 async def _mapping(request: Request) -> dict[str, Any]:

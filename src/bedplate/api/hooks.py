@@ -94,9 +94,25 @@ class Operator(Protocol):
         ...
 
 
+class Measuring(Protocol):
+    """Carries Measurements on. All raise `NotAvailable`."""
+
+    async def carry_on(self, namespace: str, name: str) -> dict[str, Any]:
+        """Do the next run of one tool on one target, bounded: `{"done": ..., "said": ..., "object": ...}`.
+
+        `done`: nothing was left to run; the tools are gone from the targets.
+        """
+        ...
+
+    async def stop(self, namespace: str, name: str) -> None:
+        """Take the tools away from the targets; it can be carried on later."""
+        ...
+
+
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     """All that is plugged in."""
 
     planner: Planner | None = None
     streams: Streams | None = None
     operator: Operator | None = None
+    measuring: Measuring | None = None

@@ -78,6 +78,8 @@ def _cell(obj: dict[str, Any], column: Column, now: float) -> Any:
         return age(value, now) if isinstance(value, str) else "<unknown>"
     if column.type == "integer":
         return value if isinstance(value, int) else 0
+    if isinstance(value, list):
+        return ",".join(str(v) for v in cast(list[Any], value))
     return "" if value is None else str(value)
 
 

@@ -10,13 +10,17 @@ from typing import Any
 
 import msgspec
 
-from bedplate.advise import calibrating, deciding, fleet
+from bedplate.advise import calibrating, deciding, fleet, measuring
 from bedplate.advise.fleet import ClusterProfile, FleetError, Profile, ServerModel
 from bedplate.advise.importing import grouping, kubectl, lists, live
 from bedplate.advise.importing.grouping import Seen
 from bedplate.cli import output
 from bedplate.cli.errors import UserError
 from bedplate.cli.fleets import FaultyFile
+from bedplate.model.kinds.measurement import Measurement
+
+Listed = dict[str, list[dict[str, Any]]]
+"""Objects by the plural of their kind."""
 
 HEAD = """\
 # A fleet, to be compared with `bedplate compare -f THIS_FILE`. Add prices, and what you know of use, power and place:
@@ -26,8 +30,13 @@ HEAD = """\
 def run(args: argparse.Namespace) -> int:
     """Write a fleet's file. Raises `UserError`."""
     try:
-        servers, clusters, remarks = _gathered(args)
+        listed = _listed(args) if args.from_live else {}
+        servers, clusters, remarks = _gathered(args, listed)
         profile = Profile(servers=servers, clusters=clusters, name=args.name)
+        if args.from_live:
+            measured, said = live.overheads(listed["measurements"])
+            profile = calibrating.with_overheads(profile, measured)
+            remarks += said
         known = fleet.currencies(profile)
         currency = args.currency or (min(known) if len(known) == 1 else "")
         profile = msgspec.structs.replace(profile, currency=currency)
@@ -42,16 +51,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _gathered(args: argparse.Namespace) -> tuple[tuple[ServerModel, ...], tuple[ClusterProfile, ...], list[str]]:
+def _gathered(
+    args: argparse.Namespace, listed: Listed
+) -> tuple[tuple[ServerModel, ...], tuple[ClusterProfile, ...], list[str]]:
     models: list[ServerModel] = []
     clusters: list[ClusterProfile] = []
     seen: list[Seen] = []
     remarks: list[str] = []
     if args.from_live:
-        found, said, own = _live(args)
+        found, said = live.servers(listed["servers"])
         seen += found
         remarks += said
-        clusters += own
+        clusters += live.clusters(listed["clusters"], listed["nodepools"])
     if args.servers:
         models += lists.servers(_text(args.servers), args.servers)
     if args.workloads:
@@ -72,39 +83,62 @@ def _gathered(args: argparse.Namespace) -> tuple[tuple[ServerModel, ...], tuple[
     return tuple(models), tuple(clusters), remarks
 
 
-def _live(args: argparse.Namespace) -> tuple[list[Seen], list[str], tuple[ClusterProfile, ...]]:
+def _listed(args: argparse.Namespace) -> Listed:
+    """What the controller in use has, over all namespaces."""
     from bedplate.cli import watching
     from bedplate.cli.session import Session
 
     session = Session(args)
     session.all_namespaces = True
-    items: dict[str, list[dict[str, Any]]] = {}
-    for word in ("servers", "clusters", "nodepools"):
+    items: Listed = {}
+    for word in ("servers", "clusters", "nodepools", "measurements"):
         listing = watching.list_all(session.client, session.path(session.kind(word)), {})
         items[word] = list(listing.get("items") or ())
-    seen, remarks = live.servers(items["servers"])
-    return seen, remarks, live.clusters(items["clusters"], items["nodepools"])
+    return items
 
 
 def calibrate(args: argparse.Namespace, profile: Profile) -> int:
-    """Write the fleet's file with the durations that clusters took. Raises `UserError`."""
+    """Write the fleet's file with durations that clusters took and overheads that were measured. Raises `UserError`."""
     from bedplate.cli import watching
     from bedplate.cli.session import Session
 
     session = Session(args)
-    kind = session.kind("cluster")
-    told = [session.client.get(session.path(kind, name, "timeline")) for name in args.cluster]
-    found = calibrating.taken(told)
-    if not found:
-        raise UserError(f"the timelines of {', '.join(args.cluster)} tell of nothing that has ended; wait until Ready")
-    servers = watching.list_all(session.client, session.path(session.kind("servers")), {}).get("items") or ()
-    emulated = any((s.get("status") or {}).get("accelerator") == "tcg" for s in servers)
-    for name, t in found.items():
-        print(f"{name}: {t.range[0]:g} to {t.range[1]:g} s, seen {len(t.seconds)} times", file=sys.stderr)
-    if emulated:
-        print("guests are EMULATED in software here: these are not what servers take", file=sys.stderr)
-    print(output.as_yaml(fleet.write(calibrating.calibrated(profile, found, emulated=emulated))))
+    if not args.cluster and not args.measurement:
+        raise UserError("name what it is calibrated by: --cluster NAME, --measurement NAME, or both")
+    if args.cluster:
+        kind = session.kind("cluster")
+        told = [session.client.get(session.path(kind, name, "timeline")) for name in args.cluster]
+        found = calibrating.taken(told)
+        if not found:
+            raise UserError(
+                f"the timelines of {', '.join(args.cluster)} tell of nothing that has ended; wait until Ready"
+            )
+        servers = watching.list_all(session.client, session.path(session.kind("servers")), {}).get("items") or ()
+        emulated = any((s.get("status") or {}).get("accelerator") == "tcg" for s in servers)
+        for name, t in found.items():
+            print(f"{name}: {t.range[0]:g} to {t.range[1]:g} s, seen {len(t.seconds)} times", file=sys.stderr)
+        if emulated:
+            print("guests are EMULATED in software here: these are not what servers take", file=sys.stderr)
+        profile = calibrating.calibrated(profile, found, emulated=emulated)
+    if args.measurement:
+        raw = session.read(session.kind("measurements"), args.measurement)
+        profile = _measured(profile, msgspec.convert(raw, Measurement))
+    print(output.as_yaml(fleet.write(profile)))
     return 0
+
+
+def _measured(profile: Profile, found: Measurement) -> Profile:
+    try:
+        overheads, remarks = measuring.overheads(found)
+    except measuring.Refused as error:
+        raise UserError(str(error)) from None
+    for said in remarks:
+        print(said, file=sys.stderr)
+    if not overheads:
+        raise UserError(f"measurement {found.metadata.name} has no overhead that could be taken, as said above")
+    for row, m in overheads.items():
+        print(f"{row}: {m.times.mid:.3f} ({m.times.low:.3f} to {m.times.high:.3f}) times its server", file=sys.stderr)
+    return calibrating.with_overheads(profile, overheads)
 
 
 def _text(name: str) -> str:

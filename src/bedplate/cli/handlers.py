@@ -89,14 +89,14 @@ class Handlers:
 
     async def console(self, kind: str, namespace: str, name: str) -> Duplex:
         """The serial console of a Machine or VirtualMachine."""
-        m = self._machine(kind, namespace, name)
+        m = self.machine(kind, namespace, name)
         return await self._agents.console(m.server, m.uid)
 
     async def tcp(self, kind: str, namespace: str, name: str, port: int) -> Duplex:
         """A connection to a port of a Machine or VirtualMachine, or of a Cluster's address."""
         if kind == "Cluster":
             return await self._cluster_tcp(namespace, name, port)
-        m = self._machine(kind, namespace, name)
+        m = self.machine(kind, namespace, name)
         return await self._agents.dial(m.server, m.nic.address, port)
 
     async def _cluster_tcp(self, namespace: str, name: str, port: int) -> Duplex:
@@ -110,7 +110,8 @@ class Handlers:
                 return await self._agents.dial(m.server, cluster.endpoint, port)
         raise NotAvailable(f"no server of cluster {name}'s control plane is connected")
 
-    def _machine(self, kind: str, namespace: str, name: str) -> MachineEntry:
+    def machine(self, kind: str, namespace: str, name: str) -> MachineEntry:
+        """The entry of a Machine or a VirtualMachine. Raises `NotAvailable`."""
         owner = key("virtualmachine", namespace, name)
         for m in self._controller.engine.blueprint.machines():
             if kind == "VirtualMachine" and m.owner == owner and m.desired != "remove":

@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Decide": {
         "fleet": "a file of one's own fleet: from a running one, from kubectl, from lists",
+        "measure": "servers and the machines on them, with the same tools by turns",
         "compare": "VMs, metal and a mix of both on one's own fleet, with sources",
         "simulate": "years of a fleet, as it is and with something changed",
         "claims": "what is claimed of VMs and metal, judged on one's own fleet",

@@ -29,13 +29,19 @@ def register(client: Client, built: Built, progress: Callable[[str], None] = lam
     Gives what was done: `created`, `configured` or `unchanged`. Safe to repeat. Raises `UserError`.
     """
     for digest, path in built.files.items():
-        if not _has(client, digest):
-            size = os.path.getsize(path)
-            progress(f"uploading {path.name} ({size / 2**20:.0f} MiB)")
-            with path.open("rb") as file:
-                client.upload(f"/blobs/{digest}", file, size)
+        send_file(client, digest, path, progress)
     answer = client.request("POST", f"{declare.ROOT}/apply", {"items": [built.object], "dryRun": False})
     return str(answer["items"][0].get("action", "applied"))
+
+
+def send_file(client: Client, digest: str, path: Path, progress: Callable[[str], None]) -> None:
+    """Upload a file that the controller lacks. Raises `UserError`."""
+    if _has(client, digest):
+        return
+    size = os.path.getsize(path)
+    progress(f"uploading {path.name} ({size / 2**20:.0f} MiB)")
+    with path.open("rb") as file:
+        client.upload(f"/blobs/{digest}", file, size)
 
 
 def _has(client: Client, digest: str) -> bool:

@@ -22,6 +22,7 @@ from bedplate.checks.blueprint import Checker
 from bedplate.cli import context
 from bedplate.cli.handlers import Handlers
 from bedplate.cli.identity import api_identity, bracketed, public_names
+from bedplate.cli.measurements import Measurements
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
@@ -34,6 +35,7 @@ from bedplate.model.ids import ClusterKey, Digest, Epoch, ServerName
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster
 from bedplate.model.kinds.infrastructure import DiskPool, Image, ImageFile, PoolMount, Release, Server, server_labels
+from bedplate.model.kinds.measurement import Measurement
 from bedplate.model.labels import matches
 from bedplate.model.policy import Policy
 from bedplate.runner.controller import Controller
@@ -45,6 +47,8 @@ from bedplate.store.store import Store
 
 log = logging.getLogger("bedplate.serve")
 
+FILED = ("Image", "Release", "Measurement")
+"""Kinds whose objects name files by their digest."""
 CONTEXT_NAME = "bedplate"
 HOLDER = "controller"
 """The folder's lock already keeps other processes out, so a restarted controller leads at once."""
@@ -180,7 +184,8 @@ class Process:
             proxy_url=self._proxy_url,
             agent_address=self._agent_address,
         )
-        hooks = Hooks(planner=handlers, streams=handlers, operator=handlers)
+        measuring = Measurements(self._store, self._agents, self._blobs, lambda: self._epoch, handlers.machine)
+        hooks = Hooks(planner=handlers, streams=handlers, operator=handlers, measuring=measuring)
         app = create_app(self._store, token=identity.token, blobs=self._blobs, hooks=hooks)
         context.save(CONTEXT_NAME, self._url, identity.ca, identity.token, context_file)
         log.info("the API listens at %s, agents at %s", self._url, ", ".join(self._agents.addresses))
@@ -233,7 +238,7 @@ class Process:
             if change.kind == "Server":
                 self._spawn(self._agents.forget(ServerName(change.name)))
                 self._spawn(self._media.withdraw(ServerName(change.name)))
-            if change.kind in {"Image", "Release"}:
+            if change.kind in FILED:
                 self._spawn(asyncio.to_thread(self._drop_files, codec.decode(change.kind, change.new)))
         if any(moves_pools(c) for c in changes):
             self._spawn(self._agents.pools_changed())
@@ -250,7 +255,7 @@ class Process:
 
     def _drop_files(self, gone: Object) -> None:
         """Remove the files of a deleted image or release that no other one names."""
-        named = {d for kind in ("Image", "Release") for o in self._store.all(kind) for d in _digests(o)}
+        named = {d for kind in FILED for o in self._store.all(kind) for d in _digests(o)}
         for digest in _digests(gone) - named:
             self._blobs.remove(digest)
 
@@ -317,6 +322,8 @@ def _digests(obj: Object) -> set[Digest]:
         files = (obj.spec.disk, obj.spec.kernel, obj.spec.initrd, obj.spec.metal, obj.spec.metal_data)
     elif isinstance(obj, Release):
         files = tuple(obj.spec.files.values())
+    elif isinstance(obj, Measurement):
+        return {Digest(obj.spec.kit)}
     return {Digest(f.digest) for f in files if f.digest}
 
 

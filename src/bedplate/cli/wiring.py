@@ -63,7 +63,7 @@ def lab_up(
         answer = client.request("POST", f"{ROOT}/servers/{one.name}/enrol", {"controller": address})
         _write_private(enrol_file, json.dumps(answer))
         agent = [*_program(), "agent", "--enrol-file", str(enrol_file), "--watchdog", "/dev/watchdog"]
-        lab.spawn_agent(one.name, agent, env={"PYTHONUNBUFFERED": "1"})
+        lab.spawn_agent(one.name, agent, env={"PYTHONUNBUFFERED": "1", **_same_tree()})
     register_images(client, progress)
     _wait_for_agents(client, [h.name for h in status.hypervisors], progress)
     return lab.status()
@@ -291,6 +291,11 @@ def _wait_for_agents(client: Client, names: list[str], progress: Progress) -> No
 
 
 # --- processes ---
+
+
+def _same_tree() -> dict[str, str]:
+    """Agents run the modules that this command was told to run: else they would be of another version."""
+    return {k: os.environ[k] for k in ("PYTHONPATH",) if k in os.environ}
 
 
 def _program() -> list[str]:

@@ -12,11 +12,11 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Epoch, MachineUid, OperationId, ServerName, StoreId
+from bedplate.model.ids import Digest, Epoch, MachineUid, OperationId, ServerName, StoreId
 from bedplate.model.inventory import AnyView, ServerView
 from bedplate.model.steps import AgentStep, StepResult
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Grows with every change that an older side would misread."""
 
 WEBSOCKET_PATH = "/agent"
@@ -70,7 +70,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     """The agent says who it is. The certificate is the proof; the names here must agree with it."""
 
-    protocol: int = PROTOCOL_VERSION
+    protocol: int = 0
+    """`PROTOCOL_VERSION` of who says it; 0: it did not say. A default of the reader's own would agree with itself."""
     server: ServerView
     epoch: Epoch = Epoch(0)
     """Highest controller epoch that this agent has seen."""
@@ -79,7 +80,8 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
 class Welcome(_Frame, frozen=True, kw_only=True, tag="welcome"):
     """The controller takes the agent on."""
 
-    protocol: int = PROTOCOL_VERSION
+    protocol: int = 0
+    """As `Hello` has it."""
     store: StoreId
     epoch: Epoch
     pools: tuple[Pool, ...] = ()
@@ -149,6 +151,43 @@ class GuestReply(_Frame, frozen=True, kw_only=True, tag="guest-reply"):
     stderr: bytes = b""
 
 
+class Measure(_Frame, frozen=True, kw_only=True, tag="measure"):
+    """Run one benchmark of the measuring kit on the server itself or in a machine on it; or tell the target's facts, or
+    take the kit away (`measuring.FACTS`, `measuring.CLEAN`)."""
+
+    call: int
+    store: StoreId
+    epoch: Epoch
+    deadline: float
+    kit: Digest
+    """Of the kit's archive, which is fetched as images are."""
+    benchmark: str
+    machine: MachineEntry | None = None
+    """None: the server itself."""
+    seconds: int = 10
+    scratch_mib: int = 256
+    disk_pool: str = ""
+    """Where the server's own disk is measured; empty: its first."""
+    bridge: str = ""
+    """Whose address network benchmarks go to; empty: the first bridge that has one."""
+
+
+class MeasureReply(_Frame, frozen=True, kw_only=True, tag="measured"):
+    """What the tool said; `error` non-empty: it gave no figures, and why."""
+
+    call: int
+    error: str = ""
+    command: str = ""
+    output: bytes = b""
+    accelerator: Literal["", "kvm", "tcg"] = ""
+    """How the machine's guest runs; empty: it is no guest."""
+    cpus: int = 0
+    """Of the server."""
+    load_before: float = 0.0
+    """CPUs of the server that were in use over the second before, and after."""
+    load_after: float = 0.0
+
+
 class Observed(_Frame, frozen=True, kw_only=True, tag="observed"):
     """What changed. `full`: this is all there is; what was there before and is not in it is gone."""
 
@@ -196,9 +235,9 @@ class StreamEnd(_Frame, frozen=True, kw_only=True, tag="end"):
 
 
 StreamFrame = StreamData | StreamCredit | StreamEnd
-FromAgent = Hello | Reply | GuestReply | Observed | StreamOpened | StreamData | StreamCredit | StreamEnd
+FromAgent = Hello | Reply | GuestReply | MeasureReply | Observed | StreamOpened | StreamData | StreamCredit | StreamEnd
 FromController = (
-    Welcome | Pools | Command | GuestWrite | GuestExecute | StreamOpen | StreamData | StreamCredit | StreamEnd
+    Welcome | Pools | Command | GuestWrite | GuestExecute | Measure | StreamOpen | StreamData | StreamCredit | StreamEnd
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from bedplate.model.kinds import cluster, control, core, firmware, fleet, infrastructure, virtual_machine
+from bedplate.model.kinds import cluster, control, core, firmware, fleet, infrastructure, measurement, virtual_machine
 from bedplate.model.kinds.base import Object
 from bedplate.model.meta import GROUP, VERSION
 
@@ -33,6 +33,8 @@ class KindInfo(NamedTuple):
     namespaced: bool = True
     derived: bool = False
     """True: made by the controller only; users may read it (and delete where `deletable`)."""
+    planned: bool = True
+    """False: users make it, and no planning looks at it: it says nothing of how the infrastructure should be."""
     deletable: bool = True
     scalable: bool = False
     columns: tuple[Column, ...] = ()
@@ -96,6 +98,10 @@ KINDS: tuple[KindInfo, ...] = (
     KindInfo("VirtualMachine", "virtualmachines", virtual_machine.VirtualMachine, short_names=("vm",), columns=(
         Column("Phase", "status.phase"), Column("Server", "status.server"), Column("Address", "status.address"),
         Column("CPU", "spec.cpu", "integer", 1), Column("Memory", "spec.memory", priority=1), _AGE,
+    )),
+    KindInfo("Measurement", "measurements", measurement.Measurement, short_names=("me",), planned=False, columns=(
+        Column("Targets", "spec.targets"), Column("Phase", "status.phase"), Column("Progress", "status.progress"),
+        Column("Finished", "status.finished", priority=1), Column("Kit", "spec.kit", priority=1), _AGE,
     )),
     KindInfo("RetainedDisk", "retaineddisks", control.RetainedDisk, short_names=("rd",), namespaced=True,
              derived=True, deletable=True, columns=(

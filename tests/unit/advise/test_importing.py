@@ -160,3 +160,30 @@ def test_bedplates_own_objects_become_a_fleet() -> None:
         ("shop-web", 4, 4, "auto"),
         ("shop-db", 2, 2, "metal"),
     ]
+
+
+def _measurement(name: str, finished: str, emulated: bool = False) -> dict[str, Any]:
+    def target(kind: str, values: list[float]) -> dict[str, Any]:
+        samples = [{"value": v} for v in values]
+        metric = {"name": "cpu-one", "unit": "events/s", "better": "higher", "samples": samples}
+        vm = kind == "machine/a"
+        return {"target": kind, "server": "hv1", "substrate": "vm" if vm else "server", "emulated": emulated and vm,
+                "metrics": [metric]}  # fmt: skip
+
+    targets = [target("server/hv1", [100.0] * 5), target("machine/a", [95.0] * 5)]
+    status = {"phase": "Complete", "finished": finished, "targets": targets}
+    return {"kind": "Measurement", "apiVersion": "bedplate.dev/v1alpha1", "metadata": {"name": name}, "status": status}
+
+
+def test_the_newest_measurement_that_may_be_compared_is_taken() -> None:
+    items = [
+        _measurement("old", "2026-01-01T00:00:00Z"),
+        _measurement("new", "2026-03-01T00:00:00Z"),
+        _measurement("lab", "2026-05-01T00:00:00Z", emulated=True),
+        {**_measurement("half", "2026-06-01T00:00:00Z"), "status": {"phase": "Running"}},
+    ]
+    found, remarks = live.overheads(items)
+    assert found["cpu"].origin == "measurement new, cpu-one, machine/a, 2026-03-01"
+    assert found["cpu"].times.mid == 100 / 95
+    assert [r.split(",")[0] for r in remarks] == ["measurement lab: machine/a ran under software emulation (TCG)"]
+    assert live.overheads([]) == ({}, [])

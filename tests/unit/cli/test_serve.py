@@ -117,3 +117,14 @@ async def test_files_go_with_the_last_image_that_names_them(controller: Controll
     assert await controller.has(shared)
     await controller.ask("DELETE", "images/two")
     await controller.lost(shared)
+
+
+async def test_a_measuring_kit_goes_with_the_last_measurement_that_names_it(controller: Controller) -> None:
+    kit = await controller.upload(b"tools")
+    for name in ("one", "two"):
+        await controller.make("namespaces/default/measurements", "Measurement", name,
+                              {"targets": ["server/hv1"], "kit": kit})  # fmt: skip
+    await controller.ask("DELETE", "namespaces/default/measurements/one")
+    assert await controller.has(kit)
+    await controller.ask("DELETE", "namespaces/default/measurements/two")
+    await controller.lost(kit)

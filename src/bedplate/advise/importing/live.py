@@ -1,4 +1,4 @@
-"""Servers, clusters and pools as Bedplate's own API gives them. Pure.
+"""Servers, clusters, pools and measurements as Bedplate's own API gives them. Pure.
 
 Bedplate knows pools of nodes and not what runs on them: each pool becomes one workload whose replicas are as large as
 its nodes. `kubectl get nodes,pods -A -o json` of a cluster tells of its workloads.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from bedplate.advise import measuring
 from bedplate.advise.fleet import ClusterProfile, FleetError, NodeShape, Workload
 from bedplate.advise.importing.grouping import Seen
+from bedplate.advise.measuring import Measured
 from bedplate.advise.packing import EVICTION_MIB
+from bedplate.model.kinds.measurement import Measurement
 from bedplate.model.quantity import format_mib, parse_mib
 
 Json = dict[str, Any]
@@ -86,6 +91,22 @@ def clusters(items: list[Json], pools: list[Json]) -> tuple[ClusterProfile, ...]
             )
         )
     return tuple(found)
+
+
+def overheads(items: list[Json]) -> tuple[dict[str, Measured], list[str]]:
+    """Of the newest complete measurement that may enter a comparison, and why others may not."""
+    remarks: list[str] = []
+    complete = [o for o in (msgspec.convert(i, Measurement) for i in items) if o.status.phase == "Complete"]
+    for one in sorted(complete, key=lambda o: (o.status.finished, o.metadata.name), reverse=True):
+        try:
+            found, said = measuring.overheads(one)
+        except measuring.Refused as error:
+            remarks.append(str(error))
+            continue
+        remarks += [f"measurement {one.metadata.name}: {s}" for s in said]
+        if found:
+            return found, remarks
+    return {}, remarks
 
 
 def _shape(machine: Json) -> NodeShape:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from bedplate.agent.board import host_uuid
 from bedplate.agent.connection import ControllerLink
-from bedplate.agent.enrol import EnrolmentFailed
+from bedplate.agent.enrol import EnrolmentFailed, images_from
+from bedplate.agent.measuring import Measurer
 from bedplate.agent.node.credentials import Credentials, drop_enrolment
 from bedplate.agent.node.machine import LocalMachine
 from bedplate.agent.node.role import NodeRole
@@ -19,6 +21,9 @@ from bedplate.agent.state import AgentState
 from bedplate.model.agent_protocol import PING_SECONDS, SILENCE_SECONDS
 
 log = logging.getLogger("bedplate.agent")
+
+SCRATCH_FOLDER = Path("/var/tmp")
+"""Where the node's disk is measured: on its own root disk."""
 
 
 def run(
@@ -49,7 +54,10 @@ async def _work(state: AgentState, board: str, dial_own_addresses: bool, root: P
     if file is not None:
         await asyncio.to_thread(drop_enrolment)
     log.info("server %s is machine %s (%s)", identity.server, node.name, node.uid)
-    role = NodeRole(state, identity, node, LocalMachine(root))
+    measurer = Measurer(
+        state.folder / "measure", partial(images_from, state, identity), lambda: {"": SCRATCH_FOLDER}, None, ""
+    )
+    role = NodeRole(state, identity, node, LocalMachine(root), measurer)
     link = ControllerLink(
         state,
         identity,
@@ -58,6 +66,9 @@ async def _work(state: AgentState, board: str, dial_own_addresses: bool, root: P
         silence=SILENCE_SECONDS,
         dial_own_addresses=dial_own_addresses,
     )
-    async with asyncio.TaskGroup() as group:
-        group.create_task(role.watch())
-        group.create_task(link.run())
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(role.watch())
+            group.create_task(link.run())
+    finally:
+        measurer.close()

@@ -13,12 +13,13 @@ import msgspec
 from bedplate.agent.board import plain_view
 from bedplate.agent.bootstrap_word import BootstrapStatus
 from bedplate.agent.faults import OutOfDate
+from bedplate.agent.measuring import Measurer, MeasuringFailed
 from bedplate.agent.node.machine import CallFailed, LocalMachine
 from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import Ends
 from bedplate.agent.telling import Telling
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Pool
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import AnyView, DomainView, ServerView
 from bedplate.model.metal_protocol import NodeIdentity
@@ -33,11 +34,14 @@ LOOK_SECONDS = 1.0
 class NodeRole:
     """Implements `role.Role`."""
 
-    def __init__(self, state: AgentState, who: Identity, node: NodeIdentity, machine: LocalMachine) -> None:
+    def __init__(
+        self, state: AgentState, who: Identity, node: NodeIdentity, machine: LocalMachine, measurer: Measurer
+    ) -> None:
         self._state = state
         self._store = who.store
         self._node = node
         self._machine = machine
+        self._measurer = measurer
         self._server = msgspec.structs.replace(plain_view(who.server, who.host_uuid), system="node")
         self._bootstrap = BootstrapStatus()
         self._started = time.time() - _uptime()
@@ -108,6 +112,20 @@ class NodeRole:
         """Its console is its BMC's. Raises `OSError`."""
         raise ConnectionRefusedError("the machine is bare metal: its console is its BMC's")
 
+    async def measure(self, call: Measure) -> MeasureReply:
+        """Run a benchmark in this machine, which is this server; never raises."""
+        try:
+            await self._admit(call)
+            here = msgspec.structs.replace(call, machine=None, disk_pool="")
+            return await self._measurer.run(here)
+        except TimeoutError:
+            return MeasureReply(call=call.call, error=f"{call.benchmark} did not end within {call.deadline:.0f} s")
+        except (OutOfDate, MeasuringFailed) as error:
+            return MeasureReply(call=call.call, error=str(error))
+        except Exception as error:  # a fault of ours must not leave the controller without an answer
+            log.exception("benchmark %s", call.benchmark)
+            return MeasureReply(call=call.call, error=f"the agent failed in {call.benchmark}: {error!r}")
+
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """Do a call in this machine; never raises."""
         try:
@@ -124,9 +142,13 @@ class NodeRole:
             log.exception("call into the node")
             return GuestReply(call=call.call, error=f"the agent failed: {type(error).__name__}")
 
-    async def _admit(self, call: GuestWrite | GuestExecute) -> None:
+    async def _admit(self, call: GuestWrite | GuestExecute | Measure) -> None:
         if call.store != self._store:
             raise OutOfDate(f"this agent belongs to store {self._store}, not {call.store}")
+        if call.machine is None:
+            raise OutOfDate(
+                f"this server is the node {self._node.name}, no hypervisor: measure machine/{self._node.name}"
+            )
         if call.machine.uid != self._node.uid:
             raise OutOfDate(f"this server is machine {self._node.uid}, not {call.machine.uid}")
         if call.machine.generation < self._node.generation:

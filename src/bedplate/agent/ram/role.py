@@ -24,7 +24,7 @@ from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import Ends
 from bedplate.agent.telling import Telling
-from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Pool
+from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
 from bedplate.model.ids import Generation, MachineUid, OperationId
 from bedplate.model.inventory import AnyView, MetalView, ServerView
 from bedplate.model.metal import Written
@@ -100,6 +100,11 @@ class RamRole:
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """There is no machine to do it in."""
         return GuestReply(call=call.call, error="this server runs the RAM system: no machine runs on it")
+
+    async def measure(self, call: Measure) -> MeasureReply:
+        """What would be measured is not what will run here."""
+        said = "this server runs the RAM system: `bedplate server test` tests it, machines are measured once they run"
+        return MeasureReply(call=call.call, error=said)
 
     async def console(self, uid: MachineUid) -> Ends:
         """There is no machine. Raises `OSError`."""

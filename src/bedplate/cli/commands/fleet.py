@@ -11,6 +11,7 @@ Examples:
   bedplate fleet import --from-live > fleet.yaml
   bedplate fleet check -f fleet.yaml
   bedplate fleet calibrate -f fleet.yaml --cluster shop > calibrated.yaml    durations as this controller saw them
+  bedplate fleet calibrate -f fleet.yaml --measurement measure-x7k2p > measured.yaml    VMs against their servers
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--nodes-are", type=output_format("vms", "servers"), default="vms", metavar="WHAT",
                       help="vms or servers: what nodes of those clusters are (default: vms)")  # fmt: skip
     add_connection(make)
-    calibrate = actions.add_parser("calibrate", help="write the fleet's file with durations that a cluster took")
+    calibrate = actions.add_parser("calibrate", help="write the fleet's file with what a cluster took, or was measured")
     fleets.add_fleet(calibrate)
-    calibrate.add_argument("--cluster", metavar="NAME", action="append", required=True,
-                           help="whose timeline tells them; may be repeated")  # fmt: skip
+    calibrate.add_argument("--cluster", metavar="NAME", action="append", default=[],
+                           help="whose timeline tells durations; may be repeated")  # fmt: skip
+    calibrate.add_argument("--measurement", metavar="NAME", default="",
+                           help="of `bedplate measure`, that tells what VMs take more than their servers")  # fmt: skip
     add_namespace(calibrate)
     add_connection(calibrate)
     check = actions.add_parser("check", help="say what is wrong with a fleet's file, or what it takes")

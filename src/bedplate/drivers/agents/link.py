@@ -23,6 +23,8 @@ from bedplate.model.agent_protocol import (
     GuestExecute,
     GuestReply,
     GuestWrite,
+    Measure,
+    MeasureReply,
     Observed,
     Reply,
     StreamCredit,
@@ -67,6 +69,7 @@ class AgentLink:
         self._numbers = itertools.count(1)
         self._commands: dict[OperationId, tuple[Command, float, asyncio.Future[StepResult]]] = {}
         self._guest_calls: dict[int, asyncio.Future[GuestReply]] = {}
+        self._measuring: dict[int, asyncio.Future[MeasureReply]] = {}
         self._last: dict[Key, AnyView] = {}
         self._synced = False
         self._resume: asyncio.TimerHandle | None = None
@@ -135,6 +138,9 @@ class AgentLink:
         for future in self._guest_calls.values():
             if not future.done():
                 future.set_result(GuestReply(call=0, error=f"the connection to {self.server} was lost"))
+        for measuring in self._measuring.values():
+            if not measuring.done():
+                measuring.set_result(MeasureReply(call=0, error=f"the connection to {self.server} was lost"))
         now = self._clock()
         down = ServerView(server=self.server, connected=False)
         if self.view is not None:
@@ -171,6 +177,10 @@ class AgentLink:
                 call = self._guest_calls.get(frame.call)
                 if call is not None and not call.done():
                     call.set_result(frame)
+            case MeasureReply():
+                measuring = self._measuring.get(frame.call)
+                if measuring is not None and not measuring.done():
+                    measuring.set_result(frame)
             case StreamOpened():
                 opening = self._opening.get(frame.stream)
                 if opening is not None and not opening.done():
@@ -237,6 +247,21 @@ class AgentLink:
         if reply.error:
             raise GuestError(reply.error)
         return reply
+
+    async def measure(self, make: Callable[[int], Measure], timeout: float) -> MeasureReply:
+        """Run one benchmark; an error is in the reply."""
+        number = next(self._numbers)
+        future: asyncio.Future[MeasureReply] = asyncio.get_running_loop().create_future()
+        self._measuring[number] = future
+        try:
+            await self._send(make(number))
+            return await asyncio.wait_for(future, timeout + LATE)
+        except NotConnected as error:
+            return MeasureReply(call=number, error=str(error))
+        except TimeoutError:
+            return MeasureReply(call=number, error=f"the agent of {self.server} did not answer within {timeout:.0f} s")
+        finally:
+            self._measuring.pop(number, None)
 
     async def open(self, make: Callable[[int], StreamOpen], timeout: float) -> Stream:
         """Open a stream. Raises `OSError`."""

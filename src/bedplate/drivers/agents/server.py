@@ -1,4 +1,4 @@
-"""The agents' driver: `Hypervisor`, `Guests` and `Dialer` over the connections that agents hold to this controller.
+"""The agents' driver: `Hypervisor`, `Guests`, `Benchmarks` and `Dialer` over the connections that agents hold.
 
 It makes no choice: a step goes to the agent of the step's server, what comes back goes to the caller or the sink.
 """
@@ -27,6 +27,7 @@ from bedplate.model.agent_protocol import (
     GuestExecute,
     GuestWrite,
     Hello,
+    Measure,
     Pool,
     Pools,
     StreamOpen,
@@ -36,7 +37,19 @@ from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Epoch, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import Observation, ServerView
 from bedplate.model.steps import AgentStep, DefineDomain, Failed, StartDomain, StepResult, Ticket, WriteImage
-from bedplate.ports import Duplex, GuestError, GuestFile, GuestOutput, ImageSource, MediaSource, SecretStore, Sink
+from bedplate.ports import (
+    BenchmarkFailed,
+    BenchmarkOutput,
+    BenchmarkRun,
+    Duplex,
+    GuestError,
+    GuestFile,
+    GuestOutput,
+    ImageSource,
+    MediaSource,
+    SecretStore,
+    Sink,
+)
 
 log = logging.getLogger("bedplate.agents")
 
@@ -182,7 +195,9 @@ class AgentServer:
         link = self._links.get(name)
         if link is None:
             link = self._links[name] = AgentLink(name, self._sink, self._clock)
-        welcome = Welcome(store=self._store, epoch=self._epoch(), pools=tuple(self._pools_for(name)))
+        welcome = Welcome(
+            protocol=PROTOCOL_VERSION, store=self._store, epoch=self._epoch(), pools=tuple(self._pools_for(name))
+        )
         try:
             await connection.send(msgspec.msgpack.encode(welcome))
         except ConnectionClosed:
@@ -317,6 +332,41 @@ class AgentServer:
         if link is None or not link.connected:
             raise GuestError(f"the agent of {machine.server} is not connected")
         return link
+
+    # --- ports.Benchmarks ---------------------------------------------------------------------------------------
+
+    async def benchmark(self, run: BenchmarkRun, ticket: Ticket) -> BenchmarkOutput:
+        """Run one benchmark; see `ports.Benchmarks`."""
+        link = self._links.get(run.server)
+        if link is None or not link.connected:
+            raise BenchmarkFailed(f"the agent of {run.server} is not connected; see `bedplate why server/{run.server}`")
+
+        def make(call: int) -> Measure:
+            return Measure(
+                call=call,
+                store=ticket.store,
+                epoch=ticket.epoch,
+                deadline=ticket.deadline,
+                kit=run.kit,
+                benchmark=run.benchmark,
+                machine=run.machine,
+                seconds=run.seconds,
+                scratch_mib=run.scratch_mib,
+                disk_pool=run.disk_pool,
+                bridge=run.bridge,
+            )
+
+        reply = await link.measure(make, ticket.deadline)
+        if reply.error:
+            raise BenchmarkFailed(reply.error)
+        return BenchmarkOutput(
+            command=reply.command,
+            output=reply.output,
+            accelerator=reply.accelerator,
+            cpus=reply.cpus,
+            load_before=reply.load_before,
+            load_after=reply.load_after,
+        )
 
     # --- ports.Dialer -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from bedplate.model import quantity
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.infrastructure import DiskPool, Network, Release
+from bedplate.model.kinds.measurement import Measurement
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.validation.faults import Fault
 
@@ -34,6 +35,13 @@ _FIXED: dict[type[Object], tuple[tuple[str, str, str], ...]] = {
         ("spec.bridge", "spec.bridge", "machines are attached to it"),
     ),
     DiskPool: (("spec.path", "spec.path", "disks lie there"),),
+    Measurement: (
+        ("spec.targets", "spec.targets", "samples were taken of these"),
+        ("spec.only", "spec.only", "samples were taken of these"),
+        ("spec.seconds", "spec.seconds", "samples of different length don't compare"),
+        ("spec.scratch", "spec.scratch", "samples with files of different size don't compare"),
+        ("spec.kit", "spec.kit", "samples of different tools don't compare"),
+    ),
     Release: (("spec.version", "spec.version", "clusters may have been resolved to it"),),
 }
 """Field, attribute path, and why it can't change."""

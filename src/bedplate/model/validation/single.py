@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bedplate.model import bmc_address, quantity
+from bedplate.model import bmc_address, measuring, quantity
 from bedplate.model.kinds.base import MachineShape, Object, Rollout
 from bedplate.model.kinds.cluster import Cluster, NodePool
 from bedplate.model.kinds.core import Secret
 from bedplate.model.kinds.firmware import CompatibilityMatrix
 from bedplate.model.kinds.fleet import FLEET_POLICY_NAME, FleetPolicy
 from bedplate.model.kinds.infrastructure import Bmc, DiskPool, Image, ImageFile, Network, Release, Server
+from bedplate.model.kinds.measurement import Measurement
 from bedplate.model.kinds.virtual_machine import PlacementRule, VirtualMachine
 from bedplate.model.labels import label_key_fault, label_value_fault, name_fault
 from bedplate.model.registry import BY_KIND
@@ -26,7 +27,7 @@ from bedplate.model.validation.addresses import (
     read_network,
     read_range,
 )
-from bedplate.model.validation.faults import Fault
+from bedplate.model.validation.faults import Fault, nearest
 from bedplate.model.validation.firmware import compatibility_matrix
 
 MACHINE_OWNER_LIMIT = 50
@@ -400,6 +401,40 @@ def _fleet_policy(f: FleetPolicy) -> Iterator[Fault]:
                 yield Fault(f"spec.substrate.rules[{i}].match", said)
 
 
+_TARGET = re.compile(r"(server|machine|virtualmachine)/([a-z0-9.-]+)")
+
+
+def _measurement(m: Measurement) -> Iterator[Fault]:
+    s = m.spec
+    if not s.targets:
+        yield Fault("spec.targets", "is missing; name what to measure, as server/hv1", "FieldValueRequired")
+    for i, target in enumerate(s.targets):
+        if not _TARGET.fullmatch(target):
+            said = f'"{target}" is no target; write server/NAME, machine/NAME or virtualmachine/NAME'
+            yield Fault(f"spec.targets[{i}]", said)
+        if target in s.targets[:i]:
+            yield Fault(f"spec.targets[{i}]", f'"{target}" is there twice; name it once', "FieldValueDuplicate")
+    if not s.only:
+        yield Fault("spec.only", f"is empty; name some of {', '.join(measuring.GROUPS)}", "FieldValueRequired")
+    for i, group in enumerate(s.only):
+        if group not in measuring.GROUPS:
+            said = f'"{group}" is not measured{nearest(group, measuring.GROUPS)}; known are '
+            yield Fault(f"spec.only[{i}]", said + ", ".join(measuring.GROUPS), "FieldValueNotSupported")
+    yield from _between("spec.repetitions", s.repetitions, 1, measuring.MOST_REPETITIONS)
+    yield from _between("spec.seconds", s.seconds, 1, measuring.MOST_SECONDS)
+    faults = list(size("spec.scratch", s.scratch))
+    yield from faults
+    if not faults:
+        yield from _between("spec.scratch", quantity.parse_mib(s.scratch), 8, measuring.MOST_SCRATCH_MIB, " MiB")
+    if not _DIGEST.match(s.kit):
+        yield Fault("spec.kit", "is no digest of a measuring kit; `bedplate measure` makes one and fills it in")
+
+
+def _between(path: str, value: int, least: int, most: int, unit: str = "") -> Iterator[Fault]:
+    if not least <= value <= most:
+        yield Fault(path, f"{value}{unit} is out of bounds; write {least} to {most}{unit}")
+
+
 def _secret(s: Secret) -> Iterator[Fault]:
     for key, value in s.data.items():
         if not _BASE64.match(value):
@@ -416,6 +451,7 @@ _CHECKS: dict[type[Object], Callable[[Any], Iterator[Fault]]] = {
     Release: _release,
     Server: _server,
     FleetPolicy: _fleet_policy,
+    Measurement: _measurement,
     CompatibilityMatrix: compatibility_matrix,
     Secret: _secret,
 }
