@@ -40,6 +40,8 @@ from bedplate.model.measuring import FACTS
 from bedplate.model.steps import Ticket
 from bedplate.ports import BenchmarkFailed, BenchmarkOutput, BenchmarkRun, GuestOutput
 
+pytestmark = pytest.mark.lab  # minutes of real benchmarks
+
 MEASUREMENTS = f"{GROUP}/namespaces/default/measurements"
 GUEST = MachineEntry(
     uid=MachineUid("u"),

@@ -29,6 +29,8 @@ from bedplate.model.ids import Digest, Epoch, Generation, MachineUid, ServerName
 from bedplate.model.measuring import BENCHMARKS, CLEAN, FACTS, Benchmark
 from bedplate.model.metal_protocol import NodeIdentity
 
+pytestmark = pytest.mark.lab  # half a minute of them, and a kit that is built as root
+
 BRIDGE = "bp-measure"
 
 

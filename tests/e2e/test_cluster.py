@@ -217,7 +217,7 @@ def domains(world: Any) -> set[str]:
 
 
 def a_changed_image_is_rolled_out_while_the_service_answers(world: Any, kubeconfig: Path) -> None:
-    image = world.objects("images")[0]
+    image = next(i for i in world.objects("images") if i["spec"].get("kubernetesVersion"))
     image["metadata"] = {"name": "node-second"}
     image["spec"]["commandLine"] += " bedplate.second=1"
     image.pop("status", None)

@@ -31,7 +31,7 @@ METRICS = {i.name: i.unit for b in BENCHMARKS for i in b.metrics}
 @pytest.fixture
 def probe(world: World) -> Iterator[dict[str, Any]]:
     """A machine that runs the node image, which has a guest agent and no tools."""
-    image = world.objects("images")[0]["metadata"]["name"]
+    image = next(i["metadata"]["name"] for i in world.objects("images") if i["spec"].get("kubernetesVersion"))
     world.bedplate("apply", "-f", "-", "--wait", "--timeout", "600s", stdin=MACHINE.replace("IMAGE", image))
     yield world.object("vm", "probe")
     world.bedplate("delete", "vm/probe", "--wait", "--timeout", "180s")
