@@ -13,7 +13,7 @@ import msgspec
 
 from bedplate.advise import cost, rules
 from bedplate.advise.draws import Middle
-from bedplate.advise.fleet import ClusterProfile, Profile, Substrate, Workload
+from bedplate.advise.fleet import ClusterProfile, FleetError, Profile, Substrate, Workload
 from bedplate.advise.packing import Assignment, Layout, lay_out
 
 Alternative = Literal["vm", "metal", "mix"]
@@ -45,7 +45,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plans(profile: Profile) -> dict[str, Plan]:
-    """The three alternatives."""
+    """The three alternatives.
+
+    Raises:
+        FleetError: the fleet has no cluster.
+    """
+    if not profile.clusters:
+        raise FleetError("clusters: there is none, so there is nothing to compare; add one with its workloads")
     return {
         "vm": uniform(profile, "vm"),
         "metal": uniform(profile, "metal"),

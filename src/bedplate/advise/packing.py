@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from bedplate.advise import literature
-from bedplate.advise.fleet import ClusterProfile, Profile, ServerModel, Substrate, Workload
+from bedplate.advise.fleet import ClusterProfile, Profile, ServerModel, Substrate, Workload, cpu_overhead
 from bedplate.model.kinds.infrastructure import Reservation
 from bedplate.model.quantity import parse_mib
 
@@ -175,6 +175,7 @@ class _LayingOut:
         """The largest first, whatever the file's order."""
         self._where = where
         self._overcommit = profile.operations.cpu_overcommit
+        self._slower = cpu_overhead(profile, literature.CPU_OVERHEAD.amount).mid
         self._left = {m.name: m.count for m in profile.servers}
         self._short: dict[str, int] = {}
         self._impossible: list[str] = []
@@ -309,7 +310,7 @@ class _LayingOut:
         used: list[ServerModel] = []
         while any(m.count for m in left) or len(used) < least:
             model = self._next(models)
-            held = _fill_one(left, model, self._overcommit)
+            held = _fill_one(left, model, self._overcommit, self._slower)
             if not held and any(m.count for m in left):
                 self._too_large(left, model, groups)
                 return
@@ -350,10 +351,10 @@ def _room(model: ServerModel, overcommit: float) -> tuple[float, float]:
     return (model.cpus - _RESERVED.cpu) * overcommit, float(model.memory_mib - parse_mib(_RESERVED.memory))
 
 
-def _fill_one(machines: list[_Machine], model: ServerModel, overcommit: float) -> int:
-    """Put on a server what fits; how many that was."""
+def _fill_one(machines: list[_Machine], model: ServerModel, overcommit: float, slower: float) -> int:
+    """Put on a server what fits; how many that was. `slower`: by what share work takes more CPU in a VM."""
     cpus, memory = _room(model, overcommit)
-    real = model.cpus / (1.0 + literature.CPU_OVERHEAD.amount.mid)
+    real = model.cpus / (1.0 + slower)
     held = 0
     for m in machines:
         fit = min(m.count, int(cpus / m.cpu + 1e-9), int(memory / m.memory + 1e-9))

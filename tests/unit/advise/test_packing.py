@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from small_fleet import profile
 
 from bedplate.advise import cost, deciding, packing
+from bedplate.advise.amounts import Ratio
 from bedplate.advise.draws import Middle
-from bedplate.advise.fleet import ClusterProfile, Profile, Workload
+from bedplate.advise.fleet import ClusterProfile, FleetError, Overhead, Profile, Workload
 
 WORK = st.builds(
     lambda n, r, c, m: Workload(name=f"w{n}", replicas=r, cpu=c / 4, memory=f"{m}Mi"),
@@ -104,3 +105,18 @@ def test_the_order_of_input_never_matters(seed: int, work: list[Workload], count
         events = cost.expected_events(found, plan.layout)
         total = cost.of(found, plan.layout, events, Middle()).total[0]
         assert cost.of(found, other[alternative].layout, events, Middle()).total[0] == pytest.approx(total)
+
+
+def test_a_fleet_without_clusters_says_so() -> None:
+    with pytest.raises(FleetError, match="clusters: there is none"):
+        deciding.plans(profile(clusters=[]))
+
+
+def test_slower_vms_take_more_servers() -> None:
+    """As they were measured, where peaks fill the servers' CPUs."""
+    work = {"name": "busy", "replicas": 40, "cpu": 4, "memory": "1Gi", "use": {"mean": 0.9, "peak": 1.0}}
+    clusters = [{"name": "a", "controlPlane": 1, "node": {"cpu": 4, "memory": "2Gi"}, "workloads": [work]}]
+    plain = profile(clusters=clusters)
+    slow = msgspec.structs.replace(plain, overheads={"cpu": Overhead(times=Ratio.of(1.6), origin="measurement m")})
+    fast, more = (deciding.plans(p)["vm"].layout.count for p in (plain, slow))
+    assert more > fast
