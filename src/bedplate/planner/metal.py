@@ -169,16 +169,29 @@ def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
     lost = seen is not None and not seen.value.connected and seen.value.run == entry.run
     if lost and seen is not None and seen.time > begun.succeeded and not disk:
         limit = min(limit, seen.time + p.policy.metal_lost)
-    if p.now < limit:
+    passed_over = not disk and _runs_its_disk(p, entry, begun.succeeded)
+    if p.now < limit and not passed_over:
         p.at(limit)
         return False
     if entry.tries + 1 >= p.policy.metal_tries:
         _quarantine(p, entry, f"{what} did not report in {entry.tries + 1} boots")
         return True
-    said = f"{what} was lost" if lost else f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
+    if passed_over:
+        said = "it booted from its disk, not from its medium"
+    elif lost:
+        said = f"{what} was lost"
+    else:
+        said = f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
     again = msgspec.structs.replace(entry, run=entry.run + 1, tries=entry.tries + 1, reason=said)
     p.put(again, f"{entry.server} is started again: {said}")
     return False
+
+
+def _runs_its_disk(p: Planning, entry: MetalEntry, since: float) -> bool:
+    """What lies on its disk has told of itself since: the firmware passed the medium over. What was given up must not
+    run on until the boot's time is over."""
+    seen = p.inventory.server(entry.server)
+    return seen is not None and seen.value.system != "ram" and seen.time > since and p.usable(entry.server)
 
 
 def _ram(p: Planning, entry: MetalEntry) -> MetalView | None:

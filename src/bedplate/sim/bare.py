@@ -69,12 +69,12 @@ def came_up(world: World, server: SimServer) -> None:
     """Its firmware is through: the medium, if it is to be booted, else what is on its disk, else nothing."""
     bare = server.bare
     assert bare is not None
-    if bare.media and bare.once:
-        bare.once = False
-        if bare.silent_boots > 0:
-            bare.silent_boots -= 1
-            world.say("world", f"{server.name} does not boot its medium")
-            return
+    medium, bare.once = bool(bare.media and bare.once), False
+    if medium and bare.silent_boots > 0:  # firmware then tries what comes next
+        bare.silent_boots -= 1
+        world.say("world", f"{server.name} does not boot its medium")
+        medium = False
+    if medium:
         world.cease(server)
         bare.view = MetalView(server=server.name, run=bare.media)
         bare.system = "ram"
