@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "plan": "show what would change and why, to the end of the roll-out",
         "delete": "delete objects",
         "scale": "change a pool's number of machines",
+        "label": "set and remove labels",
     },
     "Look": {
         "get": "list objects",

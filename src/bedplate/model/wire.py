@@ -27,14 +27,26 @@ class Wire(msgspec.Struct, rename=kubernetes_name, frozen=True, kw_only=True, re
 
 
 def to_wire(value: msgspec.Struct) -> dict[str, Any]:
-    """Give the JSON form of an object as users see it: empty texts, lists, maps and nulls are left out."""
-    return cast(dict[str, Any], _prune(msgspec.to_builtins(value)))
+    """Give the JSON form of an object as users see it: fields that are empty texts, lists, maps or nulls are left out.
+    What users keep in a map of their own, such as labels, is theirs: an empty text there is a value."""
+    return cast(dict[str, Any], _plain(value))
 
 
-def _prune(value: Any) -> Any:
+_TEXTS_AND_NUMBERS = (str, int, float)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _TEXTS_AND_NUMBERS) or value is None:
+        return value
+    if isinstance(value, msgspec.Struct):
+        out: dict[str, Any] = {}
+        for name, field in zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True):
+            found = getattr(value, field)
+            if found is not None and found != "" and found != () and (found := _plain(found)) != {}:
+                out[name] = found
+        return out
     if isinstance(value, dict):
-        pruned = {k: _prune(v) for k, v in cast(dict[str, Any], value).items()}
-        return {k: v for k, v in pruned.items() if v is not None and v != "" and v != {} and v != []}
+        return {k: _plain(v) for k, v in cast(dict[str, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [_prune(v) for v in cast(list[Any], value)]
-    return value
+        return [_plain(v) for v in cast(list[Any], value)]
+    return msgspec.to_builtins(value)
