@@ -14,7 +14,7 @@ from bedplate.model.report import Rejection
 from bedplate.planner import peers
 
 _REFUSED = {
-    Rejection.NOT_HYPERVISOR: "has not the role of a hypervisor",
+    Rejection.NOT_HYPERVISOR: "is no hypervisor",
     Rejection.UNSCHEDULABLE: "is marked unschedulable",
     Rejection.NOT_CONNECTED: "has no connected agent",
     Rejection.NO_MATCH: "lacks a label that the machine asks for",
