@@ -67,8 +67,8 @@ KINDS: tuple[KindInfo, ...] = (
         Column("Free", "status.free"), _AGE,
     )),
     KindInfo("Image", "images", infrastructure.Image, short_names=("img",), namespaced=False, columns=(
-        Column("Kubernetes", "spec.kubernetesVersion"), Column("Bootstrap", "spec.bootstrap"),
-        Column("Digest", "spec.disk.digest", priority=1), _AGE,
+        Column("System", "spec.system"), Column("Kubernetes", "spec.kubernetesVersion"),
+        Column("Bootstrap", "spec.bootstrap"), Column("Digest", "spec.disk.digest", priority=1), _AGE,
     )),
     KindInfo("Release", "releases", infrastructure.Release, short_names=("rel",), namespaced=False, columns=(
         Column("Version", "spec.version"), Column("Source", "spec.source"),
