@@ -92,6 +92,12 @@ class World:
 
         return LabController(Path(self.lab().status().folder))
 
+    def start_controller(self) -> None:
+        """Nothing else of the lab is mended, as `lab up` would. Its context is this world's, not the tester's own."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BEDPLATE_CONFIG", self.environment["BEDPLATE_CONFIG"])
+            self.controller().ensure()
+
     def virsh(self, server: str, *argv: str) -> str:
         """Act on a hypervisor's libvirt by hand."""
         return self.lab().exec(server, ["virsh", "-q", *argv], timeout=60).stdout

@@ -195,10 +195,9 @@ def killed_controller_and_agents_while_scaling(world: Any, *steps: int) -> None:
         world.bedplate("scale", "nodepool/shop-web", "--replicas", str(replicas))
         for _ in range(kills):
             time.sleep(dice.uniform(0.5, 12.0))  # the moment of the kill is the test's input, nothing is waited for
-            controller = world.controller()
-            controller.stop(signal.SIGKILL)
+            world.controller().stop(signal.SIGKILL)
             kill_agent(world, dice.choice(["hv1", "hv2", "hv3"]))
-            controller.ensure()
+            world.start_controller()
         world.until(f"the pool has {replicas} machines", lambda n=replicas: settled(world, n))
     uids = [m["metadata"]["uid"] for m in world.objects("machines")]
     addresses = [m["spec"]["address"] for m in world.objects("machines")]

@@ -9,12 +9,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bedplate.drivers.artifacts.proc import run
+from bedplate.drivers.artifacts.cache import Cache
+from bedplate.drivers.artifacts.proc import Progress, run
 
 SUITE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 CUTS = tuple(f"/usr/share/{name}/*" for name in ("man", "locale", "doc", "info", "lintian", "bash-completion"))
 """What no node reads. Licences stay."""
+_RECIPE, _TREE = 1, "root.tar"
+"""Raise the first when trees are made in a way that no other input shows."""
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 
 
@@ -50,6 +53,21 @@ def mmdebstrap(target: Path, packages: Sequence[str], *, variant: str, log: Path
         *sources,
     ]
     run(argv, what=f"Debian tree of {len(packages)} packages from {url}", log=log)
+
+
+def tree(cache: Cache, packages: Sequence[str], what: str, progress: Progress) -> Path:
+    """The tar of a trixie tree below an image, with these packages, from the cache or made now. Raises `ArtifactError`.
+
+    Args:
+        what: The image, for people.
+    """
+
+    def build(folder: Path) -> None:
+        progress(f"{what}: unpacking Debian {SUITE} (about a minute)")
+        mmdebstrap(folder / _TREE, packages, variant="minbase", log=folder / "build.log")
+
+    inputs = {"recipe": _RECIPE, "suite": SUITE, "packages": list(packages), "cuts": list(CUTS)}
+    return cache.obtain("debian", inputs, build, progress, label=f"Debian {SUITE} of the {what}").path / _TREE
 
 
 def unpack(tar: Path, root: Path, log: Path) -> None:

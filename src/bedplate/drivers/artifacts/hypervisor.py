@@ -62,7 +62,7 @@ def build_hypervisor_image(cache: Cache | None = None, progress: Progress = quie
         raise ArtifactError("building the hypervisor image needs root (it mounts in a chroot); use sudo")
 
     def build(folder: Path) -> dict[str, object]:
-        base = _base(cache, progress).path / "root.tar"
+        base = debian.tree(cache, PACKAGES, "hypervisor image", progress)
         return _build(folder, base, agent_tree.packages(cache, progress), progress)
 
     return _read(cache.obtain(KIND, inputs, build, progress, label="hypervisor image"))
@@ -93,15 +93,6 @@ def _read(entry: Entry) -> HypervisorBuild:
         virtual_size=entry.facts["virtualSize"],
         size=entry.size(),
     )
-
-
-def _base(cache: Cache, progress: Progress) -> Entry:
-    def build(folder: Path) -> None:
-        progress(f"hypervisor image: unpacking Debian {debian.SUITE} (about a minute)")
-        debian.mmdebstrap(folder / "root.tar", PACKAGES, variant="minbase", log=folder / "build.log")
-
-    inputs = {"recipe": RECIPE, "suite": debian.SUITE, "packages": list(PACKAGES), "cuts": list(debian.CUTS)}
-    return cache.obtain("debian", inputs, build, progress, label=f"Debian {debian.SUITE} of the hypervisor image")
 
 
 def _build(folder: Path, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:

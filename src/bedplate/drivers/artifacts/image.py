@@ -82,7 +82,7 @@ def build_node_image(release: ReleaseBuild, cache: Cache | None = None, progress
 
     def build(folder: Path) -> dict[str, object]:
         # Taken only when the image is really built: the Debian tree is large and may have been removed since.
-        base = _base(cache, progress).path / "root.tar"
+        base = debian.tree(cache, PACKAGES, "node image", progress)
         return _build(folder, release, base, agent_tree.packages(cache, progress), progress)
 
     return read_image(
@@ -147,17 +147,6 @@ def check_supported(version: str) -> None:
             f"a node image for Kubernetes {version} needs containerd 2, and this image has Debian {debian.SUITE}'s "
             f"containerd 1.7; take a release up to 1.{MAX_MINOR}"
         )
-
-
-def _base(cache: Cache, progress: Progress) -> Entry:
-    """The Debian tree below every node image, as a tar."""
-
-    def build(folder: Path) -> None:
-        progress(f"node image: unpacking Debian {debian.SUITE} (about a minute)")
-        debian.mmdebstrap(folder / "root.tar", PACKAGES, variant="minbase", log=folder / "build.log")
-
-    inputs = {"recipe": RECIPE, "suite": debian.SUITE, "packages": list(PACKAGES), "cuts": list(debian.CUTS)}
-    return cache.obtain("debian", inputs, build, progress, label=f"Debian {debian.SUITE}")
 
 
 def _build(folder: Path, release: ReleaseBuild, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:

@@ -75,7 +75,7 @@ def build_ram_system(cache: Cache | None = None, progress: Progress = quiet) -> 
 
     def build(folder: Path) -> dict[str, object]:
         packages = agent_tree.packages(cache, progress)
-        return _build(folder, _base(cache, progress).path / "root.tar", packages, progress)
+        return _build(folder, debian.tree(cache, PACKAGES, "RAM system", progress), packages, progress)
 
     return _read(cache.obtain(KIND, _inputs(), build, progress, label="RAM system"))
 
@@ -101,15 +101,6 @@ def _inputs() -> dict[str, object]:
 def _read(entry: Entry) -> RamBuild:
     medium = msgspec.convert(entry.facts, type=RamMedium)
     return RamBuild(entry.path / medium.iso, medium)
-
-
-def _base(cache: Cache, progress: Progress) -> Entry:
-    def build(folder: Path) -> None:
-        progress(f"RAM system: unpacking Debian {debian.SUITE} (about a minute)")
-        debian.mmdebstrap(folder / "root.tar", PACKAGES, variant="minbase", log=folder / "build.log")
-
-    inputs = {"recipe": RECIPE, "suite": debian.SUITE, "packages": list(PACKAGES), "cuts": list(debian.CUTS)}
-    return cache.obtain("debian", inputs, build, progress, label=f"Debian {debian.SUITE} of the RAM system")
 
 
 def _build(folder: Path, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:
