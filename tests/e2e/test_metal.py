@@ -43,6 +43,11 @@ def test_a_blank_server_becomes_a_node_and_is_given_back(metal: World) -> None:
     metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
     is_a_node(metal, names)
     given_back(metal)
+
+
+def test_a_blank_server_becomes_a_hypervisor_and_is_given_back(metal: World) -> None:
+    names = racked(metal, 1)
+    metal.bedplate("server", "accept", *names, "--yes", "--wait", "--timeout", "1800", timeout=1900)
     is_a_hypervisor(metal, names[0])
     is_free_again(metal, names[0])
 

@@ -61,8 +61,7 @@ def command(folder: Path, one: MetalState, *, kvm: bool) -> list[str]:
     order = {name: place for place, name in enumerate(boot_order(one, one.boot))}
     argv = ["qemu-system-x86_64", "-name", one.name, "-uuid", one.host_uuid]
     argv += ["-machine", "q35,pflash0=code,pflash1=vars"]
-    # An emulated CPU with SVM offers KVM to the hypervisor in it, whose kernel it then brings down.
-    argv += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "max,svm=off"]
+    argv += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "max"]
     argv += ["-m", str(one.memory), "-smp", str(one.cpus), "-nodefaults", "-no-user-config", "-display", "none", "-S"]
     argv += ["-smbios", f"type=1,manufacturer=Bedplate,product=Lab server,serial={one.name}"]
     argv += ["-chardev", f"socket,id=qmp,path={_text(monitor(folder, one.name))},server=on,wait=off"]

@@ -49,3 +49,9 @@ def test_the_verdict_is_remembered_for_this_boot_only(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(shutil.which(kvm_probe.QEMU) is None, reason="needs QEMU")
 def test_the_tiny_guest_boots_under_emulation() -> None:
     assert kvm_probe.boot_time("tcg", "max") is not None
+
+
+def test_kvm_of_an_emulated_processor_is_not_used(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: QEMU TCG CPU version 2.5+\n")
+    assert kvm_probe.look(cpuinfo) == KvmVerdict(False, "the processor is emulated itself")
