@@ -68,20 +68,27 @@ def boot_id() -> str:
 async def bridges() -> tuple[str, ...]:
     """Names of the bridges in this network namespace; asked of netlink, since /sys may show another namespace's."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            "ip",
-            "-json",
-            "link",
-            "show",
-            "type",
-            "bridge",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        out, _ = await process.communicate()
-        return tuple(sorted(link["ifname"] for link in json.loads(out or b"[]") if "ifname" in link))
+        found = await links("link", "show", "type", "bridge")
+        return tuple(sorted(link["ifname"] for link in found if "ifname" in link))
     except (OSError, ValueError):
         return ()
+
+
+async def links(*words: str) -> list[dict[str, Any]]:
+    """What `ip` tells of the server's links; empty where it fails. Raises `OSError` and `ValueError`."""
+    process = await asyncio.create_subprocess_exec(
+        "ip", "-json", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    out, _ = await process.communicate()
+    return json.loads(out or b"[]")
+
+
+def busy_seconds(stat: Path = Path("/proc/stat")) -> float:
+    """CPU seconds that were used since the kernel's start; grows. Raises `OSError`."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = (
+        int(n) for n in stat.read_text().split("\n", 1)[0].split()[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def accelerator() -> Literal["kvm", "tcg"]:

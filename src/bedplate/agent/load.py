@@ -19,6 +19,7 @@ from typing import Any
 import libvirt
 
 from bedplate.agent.faults import HypervisorDown
+from bedplate.agent.host import busy_seconds
 from bedplate.agent.state import AgentState
 from bedplate.agent.worker import Worker
 from bedplate.model.ids import MachineUid, ServerName
@@ -152,13 +153,7 @@ class ProcessTimes:
 
     def seconds(self) -> float:
         """Give them; grows."""
-        return self._of_server() if self._alone else self._of_processes()
-
-    def _of_server(self) -> float:
-        user, nice, system, _idle, _wait, irq, softirq, steal = (
-            int(n) for n in (self._proc / "stat").read_text().split("\n", 1)[0].split()[1:9]
-        )
-        return (user + nice + system + irq + softirq + steal) / self._tick
+        return busy_seconds(self._proc / "stat") if self._alone else self._of_processes()
 
     def _of_processes(self) -> float:
         """A server that is one container of several (a lab's): what its own processes used while they were seen."""

@@ -17,7 +17,7 @@ from bedplate.agent.disk_steps import DiskSteps
 from bedplate.agent.domain_steps import DomainSteps
 from bedplate.agent.faults import AgentFault, HypervisorDown, OutOfDate
 from bedplate.agent.guest import GuestChannel, GuestUnreachable
-from bedplate.agent.measuring import Measurer, MeasuringFailed
+from bedplate.agent.measuring import Measurer, answered
 from bedplate.agent.migration import Migration
 from bedplate.agent.observer import Observer
 from bedplate.agent.pool_io import StorageHung
@@ -221,15 +221,10 @@ class Machines:
 
     async def measure(self, call: Measure) -> MeasureReply:
         """Run a benchmark on this server or in a machine on it; never raises."""
-        try:
-            self._admit(call.store, call.epoch)
-            if call.machine is not None:
-                self._state.check_generation(call.machine.uid, call.machine.generation)
-            return await self._measurer.run(call)
-        except TimeoutError:
-            return MeasureReply(call=call.call, error=f"{call.benchmark} did not end within {call.deadline:.0f} s")
-        except (OutOfDate, GuestUnreachable, MeasuringFailed) as error:
-            return MeasureReply(call=call.call, error=str(error))
-        except Exception as error:  # a fault of ours must not leave the controller without an answer
-            log.exception("benchmark %s", call.benchmark)
-            return MeasureReply(call=call.call, error=f"the agent failed in {call.benchmark}: {error!r}")
+        return await answered(call, self._measure(call), expected=(OutOfDate, GuestUnreachable))
+
+    async def _measure(self, call: Measure) -> MeasureReply:
+        self._admit(call.store, call.epoch)
+        if call.machine is not None:
+            self._state.check_generation(call.machine.uid, call.machine.generation)
+        return await self._measurer.run(call)

@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import json
 import logging
 import os
 import shutil
 import signal
+import socket
 import tarfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from bedplate.agent.enrol import ControllerConnection
 from bedplate.agent.faults import AgentFault
+from bedplate.agent.host import busy_seconds, links
 from bedplate.agent.images import ImageCache
 from bedplate.model.agent_protocol import Measure, MeasureReply
 from bedplate.model.ids import Digest, MachineUid
@@ -85,6 +86,25 @@ class Guests(Protocol):
 
 class MeasuringFailed(Exception):
     """There are no figures; the text says why and what to do."""
+
+
+async def answered(
+    call: Measure, work: Awaitable[MeasureReply], *, expected: tuple[type[Exception], ...]
+) -> MeasureReply:
+    """What the work gives, or why it gives no figures; never raises.
+
+    Args:
+        expected: Exceptions beside `MeasuringFailed` whose text is for whoever asked.
+    """
+    try:
+        return await work
+    except TimeoutError:
+        return MeasureReply(call=call.call, error=f"{call.benchmark} did not end within {call.deadline:.0f} s")
+    except (MeasuringFailed, *expected) as error:
+        return MeasureReply(call=call.call, error=str(error))
+    except Exception as error:  # a fault of ours must not leave the controller without an answer
+        log.exception("benchmark %s", call.benchmark)
+        return MeasureReply(call=call.call, error=f"the agent failed in {call.benchmark}: {error!r}")
 
 
 class _Said(NamedTuple):
@@ -365,8 +385,6 @@ def _listens(port: int, proc: Path = Path("/proc/self/net")) -> bool:
 
 
 def _free_port(address: str) -> int:
-    import socket
-
     with socket.socket() as s:
         s.bind((address, 0))
         return int(s.getsockname()[1])
@@ -374,12 +392,7 @@ def _free_port(address: str) -> int:
 
 async def _bridge_address(bridge: str) -> str:
     """The server's own address on a bridge, or on the first that has one."""
-    argv = ["ip", "-json", "-4", "address", "show", *(["dev", bridge] if bridge else ["type", "bridge"])]
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    out, _ = await process.communicate()
-    for link in json.loads(out or b"[]"):
+    for link in await links("-4", "address", "show", *(["dev", bridge] if bridge else ["type", "bridge"])):
         for info in link.get("addr_info", ()):
             if info.get("family") == "inet":
                 return str(info["local"])
@@ -389,16 +402,9 @@ async def _bridge_address(bridge: str) -> str:
 
 async def _load() -> float:
     """CPUs in use over a moment, by whatever runs on this server."""
-    began, before = time.monotonic(), _busy_seconds()
+    began, before = time.monotonic(), busy_seconds()
     await asyncio.sleep(LOAD_SECONDS)
-    return max(0.0, (_busy_seconds() - before) / (time.monotonic() - began))
-
-
-def _busy_seconds(stat: Path = Path("/proc/stat")) -> float:
-    user, nice, system, _idle, _wait, irq, softirq, steal = (
-        int(n) for n in stat.read_text().split("\n", 1)[0].split()[1:9]
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, (busy_seconds() - before) / (time.monotonic() - began))
 
 
 def _is_network(call: Measure) -> bool:

@@ -109,8 +109,7 @@ class Measurements:
         spec = now.spec
         if self._kits.path(Digest(spec.kit)) is None:
             raise NotAvailable(f"the controller has no measuring kit {spec.kit[:19]}…: `bedplate measure` sends it")
-        entry = self._entry(now, run.target)
-        server = entry.server if entry is not None else ServerName(run.target.partition("/")[2])
+        server, entry = self._place(now, run.target)
         known = next((t for t in now.status.targets if t.target == run.target), None)
         if known is not None and known.server != server:
             raise NotAvailable(
@@ -158,7 +157,7 @@ class Measurements:
         self, now: Measurement, benchmark: str, server: ServerName, entry: MachineEntry | None, seconds: float = 0.0
     ) -> BenchmarkOutput:
         spec = now.spec
-        beside = entry or next((m for m in self._machines(now) if m.server == server), None)
+        beside = entry or self._beside(now, server)
         run = BenchmarkRun(
             server=server,
             kit=Digest(spec.kit),
@@ -177,13 +176,13 @@ class Measurements:
         )
         return await self._agents.benchmark(run, ticket)
 
-    def _entry(self, now: Measurement, target: str) -> MachineEntry | None:
-        """The machine that a target is; None: it is a server. Raises `NotAvailable`."""
+    def _place(self, now: Measurement, target: str) -> tuple[ServerName, MachineEntry | None]:
+        """The server of a target, and the machine that it is; None: it is that server. Raises `NotAvailable`."""
         kind, _, name = target.partition("/")
         if kind == "server":
             if self._store.find("Server", "", name) is None:
                 raise NotAvailable(f'spec.targets: there is no server "{name}"; see `bedplate get servers`')
-            return None
+            return ServerName(name), None
         words = {"machine": "Machine", "virtualmachine": "VirtualMachine"}
         try:
             entry = self._machine(words[kind], now.metadata.namespace, name)
@@ -192,22 +191,17 @@ class Measurements:
             raise NotAvailable(f"{said}, or it is not placed yet; see `bedplate get {kind}s`") from None
         if entry.desired != "run":
             raise NotAvailable(f"spec.targets: {target} is not to run now; start it first")
-        return entry
+        return entry.server, entry
 
-    def _machines(self, now: Measurement) -> list[MachineEntry]:
-        found: list[MachineEntry] = []
-        for target in now.spec.targets:
-            if not target.startswith("server/"):
-                entry = self._entry(now, target)
-                if entry is not None:
-                    found.append(entry)
-        return found
+    def _beside(self, now: Measurement, server: ServerName) -> MachineEntry | None:
+        """The first machine on that server that is measured too. Raises `NotAvailable`."""
+        machines = [self._place(now, t)[1] for t in now.spec.targets if not t.startswith("server/")]
+        return next((m for m in machines if m is not None and m.server == server), None)
 
     async def _clean(self, now: Measurement) -> None:
         for target in reversed(now.spec.targets):  # a guest before its server
             try:
-                entry = self._entry(now, target)
-                server = entry.server if entry is not None else ServerName(target.partition("/")[2])
+                server, entry = self._place(now, target)
                 await self._benchmark(now, CLEAN, server, entry, CLEAN_SECONDS)
             except (NotAvailable, BenchmarkFailed):
                 continue  # it takes the kit away by itself when nobody has used it for a while

@@ -13,7 +13,7 @@ import msgspec
 from bedplate.agent.board import plain_view
 from bedplate.agent.bootstrap_word import BootstrapStatus
 from bedplate.agent.faults import OutOfDate
-from bedplate.agent.measuring import Measurer, MeasuringFailed
+from bedplate.agent.measuring import Measurer, answered
 from bedplate.agent.node.machine import CallFailed, LocalMachine
 from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, Identity
@@ -114,17 +114,11 @@ class NodeRole:
 
     async def measure(self, call: Measure) -> MeasureReply:
         """Run a benchmark in this machine, which is this server; never raises."""
-        try:
-            await self._admit(call)
-            here = msgspec.structs.replace(call, machine=None, disk_pool="")
-            return await self._measurer.run(here)
-        except TimeoutError:
-            return MeasureReply(call=call.call, error=f"{call.benchmark} did not end within {call.deadline:.0f} s")
-        except (OutOfDate, MeasuringFailed) as error:
-            return MeasureReply(call=call.call, error=str(error))
-        except Exception as error:  # a fault of ours must not leave the controller without an answer
-            log.exception("benchmark %s", call.benchmark)
-            return MeasureReply(call=call.call, error=f"the agent failed in {call.benchmark}: {error!r}")
+        return await answered(call, self._measure(call), expected=(OutOfDate,))
+
+    async def _measure(self, call: Measure) -> MeasureReply:
+        await self._admit(call)
+        return await self._measurer.run(msgspec.structs.replace(call, machine=None, disk_pool=""))
 
     async def guest(self, call: GuestWrite | GuestExecute) -> GuestReply:
         """Do a call in this machine; never raises."""

@@ -11,6 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from websockets.asyncio.server import ServerConnection
@@ -54,6 +55,13 @@ class NotConnected(Exception):
     """The agent's connection is down."""
 
 
+class _NoAnswer(Exception):
+    """The agent did not answer in time."""
+
+
+R = TypeVar("R", GuestReply, MeasureReply)
+
+
 class AgentLink:
     """The controller's end of one agent."""
 
@@ -68,8 +76,8 @@ class AgentLink:
         self._opening: dict[int, asyncio.Future[str]] = {}
         self._numbers = itertools.count(1)
         self._commands: dict[OperationId, tuple[Command, float, asyncio.Future[StepResult]]] = {}
-        self._guest_calls: dict[int, asyncio.Future[GuestReply]] = {}
-        self._measuring: dict[int, asyncio.Future[MeasureReply]] = {}
+        self._calls: dict[int, tuple[type, asyncio.Future[Any]]] = {}
+        """By number: the reply that is awaited."""
         self._last: dict[Key, AnyView] = {}
         self._synced = False
         self._resume: asyncio.TimerHandle | None = None
@@ -135,12 +143,9 @@ class AgentLink:
     def _lost(self) -> None:
         self._connection = None
         self._drop_streams()
-        for future in self._guest_calls.values():
+        for _, future in self._calls.values():
             if not future.done():
-                future.set_result(GuestReply(call=0, error=f"the connection to {self.server} was lost"))
-        for measuring in self._measuring.values():
-            if not measuring.done():
-                measuring.set_result(MeasureReply(call=0, error=f"the connection to {self.server} was lost"))
+                future.set_exception(NotConnected(f"the connection to {self.server} was lost"))
         now = self._clock()
         down = ServerView(server=self.server, connected=False)
         if self.view is not None:
@@ -173,14 +178,10 @@ class AgentLink:
                 entry = self._commands.get(frame.operation)
                 if entry is not None and not entry[2].done():
                     entry[2].set_result(frame.result)
-            case GuestReply():
-                call = self._guest_calls.get(frame.call)
-                if call is not None and not call.done():
-                    call.set_result(frame)
-            case MeasureReply():
-                measuring = self._measuring.get(frame.call)
-                if measuring is not None and not measuring.done():
-                    measuring.set_result(frame)
+            case GuestReply() | MeasureReply():
+                call = self._calls.get(frame.call)
+                if call is not None and isinstance(frame, call[0]) and not call[1].done():
+                    call[1].set_result(frame)
             case StreamOpened():
                 opening = self._opening.get(frame.stream)
                 if opening is not None and not opening.done():
@@ -232,36 +233,33 @@ class AgentLink:
         Raises:
             GuestError: not reached, or no answer in time.
         """
-        number = next(self._numbers)
-        future: asyncio.Future[GuestReply] = asyncio.get_running_loop().create_future()
-        self._guest_calls[number] = future
         try:
-            await self._send(make(number))
-            reply = await asyncio.wait_for(future, timeout + LATE)
-        except NotConnected as error:
+            reply = await self._call(make, GuestReply, timeout)
+        except (NotConnected, _NoAnswer) as error:
             raise GuestError(str(error)) from error
-        except TimeoutError as error:
-            raise GuestError(f"the agent of {self.server} did not answer within {timeout:.0f} s") from error
-        finally:
-            self._guest_calls.pop(number, None)
         if reply.error:
             raise GuestError(reply.error)
         return reply
 
     async def measure(self, make: Callable[[int], Measure], timeout: float) -> MeasureReply:
         """Run one benchmark; an error is in the reply."""
+        try:
+            return await self._call(make, MeasureReply, timeout)
+        except (NotConnected, _NoAnswer) as error:
+            return MeasureReply(call=0, error=str(error))
+
+    async def _call(self, make: Callable[[int], object], reply: type[R], timeout: float) -> R:
+        """Make a call under a number of its own. Raises `NotConnected` and `_NoAnswer`."""
         number = next(self._numbers)
-        future: asyncio.Future[MeasureReply] = asyncio.get_running_loop().create_future()
-        self._measuring[number] = future
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._calls[number] = (reply, future)
         try:
             await self._send(make(number))
             return await asyncio.wait_for(future, timeout + LATE)
-        except NotConnected as error:
-            return MeasureReply(call=number, error=str(error))
-        except TimeoutError:
-            return MeasureReply(call=number, error=f"the agent of {self.server} did not answer within {timeout:.0f} s")
+        except TimeoutError as error:
+            raise _NoAnswer(f"the agent of {self.server} did not answer within {timeout:.0f} s") from error
         finally:
-            self._measuring.pop(number, None)
+            self._calls.pop(number, None)
 
     async def open(self, make: Callable[[int], StreamOpen], timeout: float) -> Stream:
         """Open a stream. Raises `OSError`."""
