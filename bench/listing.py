@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from bedplate.cli import artifacts, context
@@ -66,27 +67,34 @@ def _machines(folder: Path, file: Path, pairs: int) -> Figure:
     authority.write_text(found.ca)
     where = urlsplit(found.server)
     bare = [sys.executable, str(BARE), str(where.hostname), str(where.port), str(authority), PATH, TABLE]
-    ours, theirs, ratio = _in_turn([*PRODUCT, "machines"], bare, _environment(folder, file), pairs, MACHINES)
-    return Figure(
-        what=f"`bedplate get machines` with {MACHINES} machines, start to end",
-        measured=f"median {seconds(ours)}",
-        reference=f"bare Python, same TLS request: median {seconds(theirs)}",
-        ratio=ratio,
-        goal=f"{TIMES:g} times (median of {pairs} pairs)",
-        limit=TIMES,
-    )
+    shown = _Shown("machines", MACHINES, "bare Python, same TLS request", TIMES)
+    return _compared(shown, bare, _environment(folder, file), pairs)
 
 
 def _servers(folder: Path, file: Path, kubectl: str, servers: int, pairs: int) -> Figure:
     peer = [kubectl, "--kubeconfig", str(file), "get", "servers.bedplate.dev"]
-    ours, theirs, ratio = _in_turn([*PRODUCT, "servers"], peer, _environment(folder, file), pairs, servers)
+    shown = _Shown("servers", servers, "kubectl get servers", TIMES_OF_KUBECTL)
+    return _compared(shown, peer, _environment(folder, file), pairs)
+
+
+class _Shown(NamedTuple):
+    """What is listed, and how long it may take of its peer's time."""
+
+    kind: str
+    count: int
+    peer: str
+    times: float
+
+
+def _compared(shown: _Shown, peer: Sequence[str], environment: dict[str, str], pairs: int) -> Figure:
+    ours, theirs, ratio = _in_turn([*PRODUCT, shown.kind], peer, environment, pairs, shown.count)
     return Figure(
-        what=f"`bedplate get servers` with {servers} servers, start to end",
+        what=f"`bedplate get {shown.kind}` with {shown.count} {shown.kind}, start to end",
         measured=f"median {seconds(ours)}",
-        reference=f"kubectl get servers: median {seconds(theirs)}",
+        reference=f"{shown.peer}: median {seconds(theirs)}",
         ratio=ratio,
-        goal=f"{TIMES_OF_KUBECTL:g} times (median of {pairs} pairs)",
-        limit=TIMES_OF_KUBECTL,
+        goal=f"{shown.times:g} times (median of {pairs} pairs)",
+        limit=shown.times,
     )
 
 

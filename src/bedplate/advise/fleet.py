@@ -29,6 +29,7 @@ from bedplate.advise.amounts import (
     Watts,
     Years,
 )
+from bedplate.advise.measuring import OVERHEADS
 from bedplate.model.quantity import QuantityError, parse_mib
 from bedplate.model.validation.faults import nearest
 from bedplate.sim.durations import Ranges
@@ -212,10 +213,6 @@ class Overhead(Plain, frozen=True):
     """1.03: three in a hundred more time. From the low to the high end of its 95 % interval."""
     origin: str
     """Which measurement, of what, when."""
-
-
-OVERHEADS = ("cpu", "memory", "disk", "network", "tail")
-"""Rows of a comparison that may be measured; `tail` is the network's latency."""
 
 
 class Profile(Plain, frozen=True):

@@ -307,7 +307,7 @@ OVERHEADS = {
     "network": "network-throughput",
     "tail": "network-round-trip",
 }
-"""Rows of a comparison, and the metric that each is taken from."""
+"""Rows of a comparison that may be measured, and the metric of each; `tail` is the network's latency."""
 
 
 class Measured(NamedTuple):

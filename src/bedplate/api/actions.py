@@ -89,9 +89,7 @@ class Actions:
         return json_response(await self._hooks.planner.timeline(kind, room, name))
 
     async def _kubeconfig(self, request: Request, target: Target) -> Response:
-        _only(request, target, "GET")
-        if target.info.kind != "Cluster":
-            raise errors.not_found_path(request.url.path)
+        _only(request, target, "GET", of="Cluster")
         if self._hooks.operator is None:
             raise _not_served("kubeconfigs")
         await to_thread.run_sync(self._objects.store.get, "Cluster", target.room, target.name)
@@ -99,9 +97,7 @@ class Actions:
         return PlainTextResponse(text, headers={"Cache-Control": "no-store"})
 
     async def _enrol(self, request: Request, target: Target) -> Response:
-        _only(request, target, "POST")
-        if target.info.kind != "Server":
-            raise errors.not_found_path(request.url.path)
+        _only(request, target, "POST", of="Server")
         if self._hooks.operator is None:
             raise _not_served("enrolment")
         body = await _mapping(request)
@@ -113,9 +109,7 @@ class Actions:
         return response
 
     async def _power(self, request: Request, target: Target) -> Response:
-        _only(request, target, "POST")
-        if target.info.kind != "Server":
-            raise errors.not_found_path(request.url.path)
+        _only(request, target, "POST", of="Server")
         if self._hooks.operator is None:
             raise _not_served("power orders")
         body = await _mapping(request)
@@ -137,9 +131,7 @@ class Actions:
         return json_response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
 
     async def _measured(self, request: Request, target: Target) -> Measuring:
-        _only(request, target, "POST")
-        if target.info.kind != "Measurement":
-            raise errors.not_found_path(request.url.path)
+        _only(request, target, "POST", of="Measurement")
         if self._hooks.measuring is None:
             raise _not_served("measurements")
         await to_thread.run_sync(self._objects.store.get, "Measurement", target.room, target.name)
@@ -160,9 +152,12 @@ def _items(body: dict[str, Any]) -> list[Any]:
     return cast(list[Any], items)
 
 
-def _only(request: Request, target: Target, method: str) -> None:
+def _only(request: Request, target: Target, method: str, of: str = "") -> None:
+    """Serve that method alone, of objects of that kind where one is named."""
     if request.method != method:
         raise errors.not_allowed(target.info, f"{request.method} is not served for {target.subresource}")
+    if of and target.info.kind != of:
+        raise errors.not_found_path(request.url.path)
 
 
 def _not_served(what: str) -> NotAvailable:

@@ -16,6 +16,7 @@ from bedplate.cli.conditions import condition, is_true
 from bedplate.cli.errors import UserError
 from bedplate.cli.session import Session
 from bedplate.cli.times import span
+from bedplate.model.bmc_address import INSECURE
 from bedplate.model.policy import REQUESTS, SUITE
 
 _LOOK_SECONDS = 1.0
@@ -53,8 +54,8 @@ def _rows(args: argparse.Namespace) -> list[racking.Row]:
         "bmc": args.bmc,
         "credentials": args.credentials,
         "username": args.username,
-        "password": _password(args.password_file),
-        "verifyCA": "insecure" if args.insecure else args.verify_ca.read_text() if args.verify_ca else "",
+        "password": password(args.password_file),
+        "verifyCA": verify_ca(args),
         "bootMac": args.boot_mac,
         **_shared(args),
     }
@@ -69,7 +70,13 @@ def _shared(args: argparse.Namespace) -> dict[str, str]:
     return fields
 
 
-def _password(path: str) -> str:
+def verify_ca(args: argparse.Namespace) -> str:
+    """What `spec.bmc.verifyCA` is to say, by the options for that."""
+    return INSECURE if args.insecure else args.verify_ca.read_text() if args.verify_ca else ""
+
+
+def password(path: str) -> str:
+    """The password in that file, `-` for the standard input's first line; empty: no file is named."""
     if not path:
         return ""
     return (sys.stdin.readline() if path == "-" else Path(path).read_text()).strip("\r\n")

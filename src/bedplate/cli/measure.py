@@ -18,12 +18,11 @@ from bedplate.cli.errors import UserError
 from bedplate.cli.registering import send_file
 from bedplate.cli.resources import Resource
 from bedplate.cli.session import Session
+from bedplate.model import registry
 from bedplate.model.measuring import GROUPS, INSTALL_SECONDS, MOST_SECONDS, limit
 
 SLACK_SECONDS = 60.0
 """Beyond what the controller allows a run."""
-WORDS = {"vm": "virtualmachine", "virtualmachines": "virtualmachine", "machines": "machine", "ma": "machine",
-         "servers": "server", "srv": "server"}  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +74,8 @@ def _target(word: str) -> str:
     kind, slash, name = word.partition("/")
     if not slash or not name:
         raise UserError(f'"{word}" is no target; write server/NAME, machine/NAME or virtualmachine/NAME')
-    return f"{WORDS.get(kind, kind)}/{name}"
+    info = registry.find(kind)
+    return f"{info.kind.lower() if info is not None else kind}/{name}"
 
 
 def _kit() -> tuple[str, Path, int]:

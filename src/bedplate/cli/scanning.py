@@ -6,19 +6,16 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from bedplate.cli import declare, output, racking, watching
+from bedplate.cli import bare, declare, output, racking, watching
 from bedplate.cli.asking import confirm
 from bedplate.cli.errors import UserError
 from bedplate.cli.session import Session
 from bedplate.drivers.redfish import scan
 from bedplate.drivers.redfish.credentials import Credentials
-from bedplate.model.bmc_address import INSECURE, BmcAddressError, parse, verify_ca_fault
+from bedplate.model.bmc_address import BmcAddressError, is_system, parse, verify_ca_fault
 from bedplate.model.labels import name_fault
-
-_SYSTEM = re.compile(r"^/redfish/v1/Systems/[^/?#\s]+$")
 
 
 class Known(NamedTuple):
@@ -50,7 +47,7 @@ def add(session: Session, args: argparse.Namespace, more: dict[str, str]) -> int
         UserError: what was asked for is not whole, or a person does not confirm.
     """
     hosts, credentials = _asked(args)
-    verify_ca = INSECURE if args.insecure else args.verify_ca.read_text() if args.verify_ca else ""
+    verify_ca = bare.verify_ca(args)
     if fault := verify_ca_fault(verify_ca):
         raise UserError(f"{args.verify_ca} {fault}")
     try:
@@ -103,7 +100,7 @@ def _asked(args: argparse.Namespace) -> tuple[list[str], Credentials]:
     if not 1 <= args.port <= 65535:
         raise UserError(f"{args.port} is not a port; write a number from 1 to 65535")
     path = args.password_file
-    password = (sys.stdin.readline() if path == "-" else Path(path).read_text()).strip("\r\n")
+    password = bare.password(path)
     if not password:
         raise UserError(f"there is no password in {'the standard input' if path == '-' else path}")
     try:
@@ -191,7 +188,7 @@ def _declared(f: scan.Found, system: scan.System, declared: Sequence[Known]) -> 
 
 
 def _addressable(f: scan.Found, system: scan.System) -> bool:
-    return len(f.systems) == 1 or bool(_SYSTEM.match(system.path))
+    return len(f.systems) == 1 or is_system(system.path)
 
 
 def _bmc(f: scan.Found, system: scan.System) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bedplate.engine.diff_nodes import drained, joined, leave_behind
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, domain_at, usable, wait
 from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.ids import ServerName
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
     BootDisk,
@@ -58,8 +59,13 @@ def _woken(world: World, e: MetalEntry, off: float) -> bool:
         bmc = world.inventory.bmc(e.server)
         return bmc is None or bmc.value.power != "off" or bmc.time < e.since
     seen = world.inventory.server(e.server)
-    runs = seen is not None and seen.value.system in {"node", "hypervisor"} and usable(world, e.server)
-    return runs and seen is not None and seen.time > off
+    return seen is not None and seen.time > off and _system(world, e.server) in {"node", "hypervisor"}
+
+
+def _system(world: World, server: ServerName) -> str:
+    """What runs on it, as its agent tells now; empty where that is not known."""
+    seen = world.inventory.server(server)
+    return seen.value.system if seen is not None and usable(world, server) else ""
 
 
 def _step(step: Step, reason: str) -> Next:
@@ -91,8 +97,7 @@ def _in_ram(world: World, e: MetalEntry) -> Next:
 
 
 def _from_disk(world: World, e: MetalEntry) -> Next:
-    seen, system = world.inventory.server(e.server), "node" if e.host is None else "hypervisor"
-    if seen is not None and seen.value.system == system and usable(world, e.server):
+    if _system(world, e.server) == ("node" if e.host is None else "hypervisor"):
         return SATISFIED
     if attempt(world, e.key, "BootDisk", e.generation).succeeded:
         return wait(Waiting.BOOT, f"{e.server} is starting from disk {e.root_disk}")
@@ -103,8 +108,7 @@ def machine(world: World, m: MachineEntry) -> Next:
     """What a machine on a bare server needs next: it joins and leaves as any, the rest is its server's business."""
     e = world.blueprint.metal(m.server)
     mine = e is not None and e.machine == m.uid
-    node = world.inventory.server(m.server)
-    runs = mine and usable(world, m.server) and node is not None and node.value.system == "node"
+    runs = mine and _system(world, m.server) == "node"
     cluster = world.blueprint.cluster(m.cluster)
     match m.desired:
         case "run" if not runs:

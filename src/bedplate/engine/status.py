@@ -349,7 +349,6 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
                 observed_generation=generation,
             )
         )
-    found += status_metal.more_conditions(engine, s, bare)
     return phase, tuple(found)
 
 
@@ -366,6 +365,12 @@ def server(engine: Engine, s: Server) -> ServerStatus:
     machines = [engine.blueprint.entries[k] for k in engine.index.by_server.get(name, ())]
     entries = [e for e in machines if isinstance(e, MachineEntry)]
     phase, conditions = server_conditions(engine, s, view, len(entries))
+    bare = engine.blueprint.metal(name)
+    metal = None
+    if bare is not None:
+        judged = status_metal.firmware(engine, bare)
+        conditions += status_metal.more_conditions(engine, s, bare, judged)
+        metal = status_metal.metal(engine, bare, judged)
     bmc = engine.inventory.inventory.bmc(name)
     return ServerStatus(
         observed_generation=s.metadata.generation,
@@ -385,7 +390,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
             PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib)) for p in view.pools
         ),
         bridges=view.bridges,
-        metal=status_metal.metal(engine, bare) if (bare := engine.blueprint.metal(name)) is not None else None,
+        metal=metal,
     )
 
 

@@ -55,9 +55,12 @@ def firmware(engine: Engine, entry: MetalEntry) -> tuple[JudgedFirmware, ...]:
     return judge(entry.hardware, matrices) if entry.hardware is not None else ()
 
 
-def more_conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[Condition, ...]:
-    """What is known of its hardware beyond its being there."""
-    return (*_degraded(s, entry), *_firmware_supported(engine, s, entry)) if entry is not None else ()
+def more_conditions(
+    engine: Engine, s: Server, entry: MetalEntry, judged: tuple[JudgedFirmware, ...]
+) -> tuple[Condition, ...]:
+    """What is known of its hardware beyond its being there. `judged`: as `firmware` has it."""
+    matrices = engine.spec.spec.compatibility_matrices
+    return (*_degraded(s, entry), *(_firmware_supported(s, judged) if matrices and judged else ()))
 
 
 def _degraded(s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
@@ -75,14 +78,9 @@ def _degraded(s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
     )
 
 
-def _firmware_supported(engine: Engine, s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
-    if not engine.spec.spec.compatibility_matrices:
-        return ()
-    judged = firmware(engine, entry)
+def _firmware_supported(s: Server, judged: tuple[JudgedFirmware, ...]) -> tuple[Condition, ...]:
     wrong = list(unsupported(judged))
     unknown = sum(1 for j in judged if j.verdict == "unknown")
-    if not judged:
-        return ()
     if wrong:
         status, reason, message = "False", "NotSupported", "; ".join(j.sentence() for j in wrong)
     elif unknown == len(judged):
@@ -101,8 +99,8 @@ def _firmware_supported(engine: Engine, s: Server, entry: MetalEntry) -> tuple[C
     )
 
 
-def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
-    """All of it."""
+def metal(engine: Engine, entry: MetalEntry, judged: tuple[JudgedFirmware, ...]) -> MetalStatus:
+    """All of it. `judged`: as `firmware` has it."""
     seen = engine.inventory.inventory.metal(entry.server)
     view = seen.value if seen is not None and seen.value.run == entry.run else None
     hardware, m = entry.hardware, engine.blueprint.machine(entry.machine)
@@ -133,7 +131,7 @@ def metal(engine: Engine, entry: MetalEntry) -> MetalStatus:
         macs=tuple(n.mac for n in (hardware.nics if hardware is not None else ())),
         problems=hardware.problems if hardware is not None else (),
         tests=tuple(_test(t) for t in (entry.tests.tests if entry.tests is not None else ())),
-        firmware=tuple(_firmware(j) for j in firmware(engine, entry)),
+        firmware=tuple(_firmware(j) for j in judged),
         erasures=tuple(_erasure(d) for d in (entry.erased.disks if entry.erased is not None else ())),
     )
 

@@ -60,12 +60,17 @@ def parse(text: str) -> BmcAddress:
     if port == 0:
         raise BmcAddressError(f'"{text}" has no usable port; leave it out or write one from 1 to 65535')
     path = url.path.rstrip("/")
-    if url.query or url.fragment or (path not in {"", ROOT} and not _SYSTEM.match(path)):
+    if url.query or url.fragment or (path not in {"", ROOT} and not is_system(path)):
         remedy = f"write it like {EXAMPLE}, or leave the path out where the BMC has one system only"
         raise BmcAddressError(f'"{text}" does not end in a system\'s path; {remedy}')
     scheme = "https" if url.scheme == "redfish+https" else "http"
     default = 443 if scheme == "https" else 80
     return BmcAddress(scheme=scheme, host=host, port=port or default, system=path if path not in {"", ROOT} else "")
+
+
+def is_system(path: str) -> bool:
+    """True for a path at which a system is looked for."""
+    return bool(_SYSTEM.match(path))
 
 
 def verify_ca_fault(text: str) -> str:

@@ -325,16 +325,16 @@ class Images:
         self.versions = {i.metadata.name: i.spec.kubernetes_version for i in usable}
         self.newest: dict[str, ImageRef] = {}
         """The newest node image of each Kubernetes version."""
+        self.hosts: set[str] = set()
+        """Names of those that make a bare server a hypervisor."""
+        self.newest_host = ""
+        """The newest of them; empty: there is none."""
         for image in sorted(usable, key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name)):
             if image.spec.kubernetes_version:
                 self.newest[image.spec.kubernetes_version] = self.refs[image.metadata.name]
-        self.hosts = {i.metadata.name for i in usable if i.spec.system == "hypervisor" and i.spec.metal.digest}
-        """Names of those that make a bare server a hypervisor."""
-        self.newest_host = max(
-            (i for i in usable if i.metadata.name in self.hosts),
-            key=lambda i: (i.metadata.creation_timestamp or "", i.metadata.name),
-            default=None,
-        )
+            if image.spec.system == "hypervisor" and image.spec.metal.digest:
+                self.newest_host = image.metadata.name
+                self.hosts.add(image.metadata.name)
         self.releases = {r.spec.version for r in spec.releases.values() if not r.metadata.deletion_timestamp}
 
 

@@ -191,7 +191,13 @@ def _runs_its_disk(p: Planning, entry: MetalEntry, since: float) -> bool:
     """What lies on its disk has told of itself since: the firmware passed the medium over. What was given up must not
     run on until the boot's time is over."""
     seen = p.inventory.server(entry.server)
-    return seen is not None and seen.value.system != "ram" and seen.time > since and p.usable(entry.server)
+    return seen is not None and seen.time > since and _system(p, entry.server) in {"node", "hypervisor"}
+
+
+def _system(p: Planning, server: ServerName) -> str:
+    """What runs on it, as its agent tells now; empty where that is not known."""
+    seen = p.inventory.server(server)
+    return seen.value.system if seen is not None and p.usable(server) else ""
 
 
 def _ram(p: Planning, entry: MetalEntry) -> MetalView | None:
@@ -346,9 +352,8 @@ def _deploying(p: Planning, entry: MetalEntry, what: MachineEntry | Host, name: 
 
 def reports(p: Planning, m: MachineEntry) -> bool:
     """The machine's own agent is connected from the disk that was written for it."""
-    seen, server = p.domain(m), p.inventory.server(m.server)
-    here = server is not None and server.value.system == "node" and p.usable(m.server)
-    return here and seen is not None and seen.value.state == "running"
+    seen = p.domain(m)
+    return _system(p, m.server) == "node" and seen is not None and seen.value.state == "running"
 
 
 # --- as a hypervisor ----------------------------------------------------------------------------------------------
@@ -375,8 +380,7 @@ def _into_hypervisor(p: Planning, entry: MetalEntry, declared: Server) -> None:
 def _host_image(p: Planning, entry: MetalEntry, named: str) -> ImageRef | None:
     """What makes it a hypervisor; None (and a wait) where there is none."""
     images = p.index.images
-    newest = images.newest_host.metadata.name if images.newest_host is not None else ""
-    name = named or newest
+    name = named or images.newest_host
     if name in images.hosts:
         return images.refs[name]
     said = f"image {named} does not exist or is no hypervisor's" if named else "there is no hypervisor image"
@@ -389,31 +393,33 @@ def _hosting(p: Planning, entry: MetalEntry, host: Host, declared: Server) -> No
     if declared.spec.role != "hypervisor" or declared.spec.metal.retired:
         _vacate(p, entry, declared)
     elif entry.state == "deploying":
-        seen = p.inventory.server(entry.server)
-        there = seen is not None and seen.value.system == "hypervisor" and p.usable(entry.server)
-        _deploying(p, entry, host, name, there)
+        _deploying(p, entry, host, name, _system(p, entry.server) == "hypervisor")
 
 
 def _vacate(p: Planning, entry: MetalEntry, declared: Server) -> None:
     """It is given back once nothing of anybody is on it; `maintain` has its machines leave."""
     left = p.index.by_server.get(entry.server, {})
-    kept = [d.name for d in p.index.retained_on(entry.server)]
     if left:
         _wait(p, entry, still_there(len(left)))
-    elif kept:
-        named = ", ".join(sorted(kept))
+    elif kept := p.index.retained_on(entry.server):
+        named = ", ".join(sorted(d.name for d in kept))
         _wait(p, entry, f"it holds retained disks ({named}); delete them, or copy them away and then delete them")
     elif p.busy(entry.key):
         p.wait(entry.key, Waiting.STEP, "a step on it is still running")
-    elif declared.spec.metal.erase or declared.spec.metal.retired:
-        then = "retired" if declared.spec.metal.retired else "available"
-        _into(p, entry, "erasing", "it is no hypervisor any more", then=then, written=False, host=None)
     else:
-        why = "it is no hypervisor any more"
-        _into(p, entry, "available", why, boot=False, written=False, host=None)
+        _give_back(p, entry, declared, "it is no hypervisor any more")
 
 
 # --- giving back --------------------------------------------------------------------------------------------------
+
+
+def _give_back(p: Planning, entry: MetalEntry, declared: Server, why: str) -> None:
+    """It is nobody's any more, once its disks are erased where its user wants that."""
+    if declared.spec.metal.erase or declared.spec.metal.retired:
+        then = "retired" if declared.spec.metal.retired else "available"
+        _into(p, entry, "erasing", why, then=then, written=False, host=None)
+    else:
+        _into(p, entry, "available", why, boot=False, written=False, host=None)
 
 
 def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:
@@ -423,11 +429,8 @@ def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry |
         p.wait(entry.key, Waiting.METAL, f"{entry.server} is given back once no step on its machine runs any more")
     elif m is not None and m.retain_disk:
         _quarantine(p, entry, f"it holds the disk of {m.name}, which was given up ({m.reason})")
-    elif declared.spec.metal.erase or declared.spec.metal.retired:
-        then = "retired" if declared.spec.metal.retired else "available"
-        _into(p, entry, "erasing", "its machine has left", then=then, written=False)
     else:
-        _into(p, entry, "available", "its machine has left", boot=False, written=False)
+        _give_back(p, entry, declared, "its machine has left")
 
 
 def has_left(p: Planning, m: MachineEntry) -> bool:

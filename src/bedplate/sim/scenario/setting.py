@@ -181,8 +181,8 @@ def world_of(setting: Setting) -> World:
     }
     for racked in servers_of(setting):
         pools = {name: shared.get(name) or SimPool(name, capacity_mib=LOCAL_MIB) for name in racked.pools}
+        memory = _mib(racked.group.memory, f"the memory of {racked.name}")
         if racked.group.bare:
-            memory = _mib(racked.group.memory, f"the memory of {racked.name}")
             world.add_bare(
                 racked.name,
                 cpus=racked.group.cpus,
@@ -192,7 +192,6 @@ def world_of(setting: Setting) -> World:
                 place=racked.place,
             )
             continue
-        memory = _mib(racked.group.memory, f"the memory of {racked.name}")
         world.add_server(racked.name, cpus=racked.group.cpus, memory_mib=memory, pools=pools, place=racked.place)
     return world
 
