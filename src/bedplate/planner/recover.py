@@ -246,10 +246,18 @@ def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     node = s.node(m)
     if m.out_of_service and runs and node is not None and node.ready and not node.out_of_service:
         m = p.put(msgspec.structs.replace(m, out_of_service=False), f"the node of {m.name} is back")
-    elif p.ended(m) and m.joined and not m.out_of_service and p.policy.restart_expected > p.policy.pods_expected:
+    elif p.ended(m) and m.joined and not m.out_of_service and _frees_pods(p, s, m):
         said = f"the pods of {m.name} are freed: server {m.server} is dead"
         m = p.put(msgspec.structs.replace(m, out_of_service=True), said)
     return m
+
+
+def _frees_pods(p: Planning, s: Scope, m: MachineEntry) -> bool:
+    """Pods of a dead server are not left waiting for its node: that takes longer than they may be away. But nobody who
+    asked for a pause has pods deleted by force, and a server that comes back meanwhile tells itself what runs."""
+    server = p.inventory.server(m.server)
+    back = server is not None and server.value.connected
+    return p.policy.restart_expected > p.policy.pods_expected and not p.paused(s.declared) and not back
 
 
 def _wait_for_server(p: Planning, m: MachineEntry, s: Scope | None) -> None:
