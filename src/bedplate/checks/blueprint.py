@@ -143,6 +143,8 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
 
 def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> Iterator[str]:
     """What is wrong with a change of the machine's server (rule 1)."""
+    if old.source and new.source == old.server and _has_arrived(inp, t, old):
+        old = msgspec.structs.replace(old, source=ServerName(""))  # its next move follows in the same plan
     if new.server == old.server and new.source == old.source:
         return
     if new.server != old.server and not _shared(inp, old.disk_pool):
@@ -160,12 +162,17 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
         if _runs(inp, old.server, old) or not (_usable(inp, old.server) or _dead(t, old.server)):
             yield f"its move to {old.server} would be called off though it may run there"
     elif old.source and not new.source and new.server == old.server:
-        arrived = _runs(inp, old.server, old) or _usable(inp, old.server) or _dead(t, old.server)
+        known = _runs(inp, old.server, old) or _usable(inp, old.server) or _dead(t, old.server)
         ended = _dead(t, old.source) or _has_ended(inp, old.source, old)
-        if not (arrived and ended):
+        if not (known and ended):
             yield f"its end on {old.source} is not confirmed"
     elif not new.source and not _dead(t, old.server) and not _has_ended(inp, old.server, old):
         yield f"it would be started on {new.server} though its end on {old.server} is not confirmed"
+
+
+def _has_arrived(inp: PlanInput, t: Tables, m: MachineEntry) -> bool:
+    """Its live move is over: it runs where it was to go, and nothing of it where it came from."""
+    return _runs(inp, m.server, m) and (_dead(t, m.source) or _has_ended(inp, m.source, m))
 
 
 def _may_start_again(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> bool:

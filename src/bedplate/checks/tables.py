@@ -58,7 +58,7 @@ def unique_things(entry: AnyEntry) -> list[tuple[str, ...]]:
                 things.append(("address", entry.nic.network, entry.nic.address))
             return things
         case MetalEntry():
-            held = [("address", entry.nic.network, entry.kept)] if entry.kept else []
+            held = [("address", entry.nic.network, entry.left.nic.address)] if entry.left is not None else []
             return [("BMC", entry.bmc.address), ("address", entry.nic.network, entry.nic.address), *held]
         case ClusterEntry() if entry.endpoint_type == "vrrp":
             return [

@@ -35,6 +35,7 @@ from bedplate.model.steps import (
     DrainNode,
     DropSecrets,
     ForgetDomain,
+    ForgetNode,
     InstallAddons,
     MakeSecrets,
     MarkOutOfService,
@@ -51,7 +52,7 @@ from bedplate.model.steps import (
     Step,
     StopDomain,
 )
-from bedplate.model.whereabouts import strays
+from bedplate.model.whereabouts import left_on_pool, strays
 
 
 def next_for(world: World, key: Key) -> Next:
@@ -77,6 +78,8 @@ def beside(world: World, key: Key) -> Next:
     entry = world.blueprint.entries.get(key)
     if isinstance(entry, MachineEntry) and entry.desired == "run":
         return _pods_held(world, entry) or SATISFIED
+    if isinstance(entry, MetalEntry):
+        return diff_metal.registered_anew(world, entry)
     return SATISFIED
 
 
@@ -280,9 +283,12 @@ def _remove(world: World, m: MachineEntry, d: DomainView) -> Next:
         leaving = leave_behind(world, cluster, m)
         if leaving is not None:
             return leaving
-    if d.volume:
+    carried = not d.volume and left_on_pool(m, world.attempts.get(m.key, {}))
+    if d.volume or carried:
         if (hidden := _without_pool(world, m)) is not None:
             return hidden
+        if carried:
+            return Next(step=CreateVolume(machine=m), reason=f"{m.server} takes its disk over, to keep or delete it")
         if m.retain_disk:
             return Next(step=RetainVolume(machine=m), reason="its disk is kept (rule 9)")
         return Next(step=DeleteVolume(machine=m), reason="its disk goes with it")
@@ -344,7 +350,7 @@ def family(step: Step) -> Family:
     """Which port runs the step."""
     if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember):
         return "bootstrap"
-    if isinstance(step, InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService):
+    if isinstance(step, InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService):
         return "kubernetes"
     if isinstance(step, ReadPower | PowerOff | PowerOn | BootMedia | BootDisk):
         return "bmc"

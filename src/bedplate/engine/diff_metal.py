@@ -7,14 +7,16 @@ written, or none.
 from __future__ import annotations
 
 from bedplate.engine.diff_nodes import drained, joined, leave_behind
-from bedplate.engine.wanted import SATISFIED, Next, World, attempt, domain_at, usable, wait
+from bedplate.engine.wanted import SATISFIED, Next, World, attempt, cluster_view, domain_at, usable, wait
 from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import ServerName
+from bedplate.model.inventory import NodeView, Observation
 from bedplate.model.report import Waiting
 from bedplate.model.steps import (
     BootDisk,
     BootMedia,
     EraseDisks,
+    ForgetNode,
     InspectServer,
     PowerOff,
     PowerOn,
@@ -58,8 +60,35 @@ def _woken(world: World, e: MetalEntry, off: float) -> bool:
     if world.blueprint.machine(e.machine) is not None:
         bmc = world.inventory.bmc(e.server)
         return bmc is None or bmc.value.power != "off" or bmc.time < e.since
+    ghost = _node_left(world, e)
+    if ghost is not None and ghost.time > off:
+        return True
     seen = world.inventory.server(e.server)
     return seen is not None and seen.time > off and _system(world, e.server) in {"node", "hypervisor"}
+
+
+def _node_left(world: World, e: MetalEntry) -> Observation[NodeView] | None:
+    """The Node that the machine which is gone has registered anew; None: there is none."""
+    node = world.inventory.node(e.left.cluster, e.left.name) if e.left is not None else None
+    there = node is not None and e.left is not None and node.value.present and node.value.machine == e.left.uid
+    return node if there else None
+
+
+def registered_anew(world: World, e: MetalEntry) -> Next:
+    """Take the Node of a machine that is gone out of its cluster, once the server is known to run it no more: its pods
+    are started elsewhere then (rule 1)."""
+    node = _node_left(world, e)
+    cluster = world.blueprint.cluster(e.left.cluster) if e.left is not None else None
+    if node is None or e.left is None or cluster is None or cluster.desired == "absent":
+        return SATISFIED
+    in_ram = _system(world, e.server) == "ram" and ram_system(world.inventory, e) is not None
+    off = attempt(world, e.key, "PowerOff", e.generation).succeeded
+    idle = e.state in {"available", "retired", "quarantined"}
+    if not in_ram and not (idle and off > node.time and not _woken(world, e, off)):
+        return SATISFIED
+    if not cluster_view(world, cluster).api:
+        return SATISFIED
+    return _step(ForgetNode(cluster=cluster, machine=e.left, entry=e), "it is of a machine that is gone")
 
 
 def _system(world: World, server: ServerName) -> str:

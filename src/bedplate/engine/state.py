@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry
 from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, cluster_key, key
 from bedplate.model.inventory import (
     AnyView,
@@ -288,6 +288,8 @@ class BlueprintIndex:
             self._remove(old)
         elif isinstance(old, RetainedDiskEntry):
             self.retained[old.disk_pool] -= 1
+        elif isinstance(old, MetalEntry) and old.left is not None:
+            self.by_node.pop((old.left.cluster, old.left.name), None)
         if new is not None:
             self._add(new)
 
@@ -310,6 +312,8 @@ class BlueprintIndex:
             self.by_cluster[entry.cluster].add(entry.key)
         elif isinstance(entry, RetainedDiskEntry):
             self.retained[entry.disk_pool] += 1
+        elif isinstance(entry, MetalEntry) and entry.left is not None:
+            self.by_node[entry.left.cluster, entry.left.name] = entry.key
         if not isinstance(entry, MachineEntry):
             return
         for server in servers_of(entry):

@@ -268,9 +268,9 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """The hypervisor that it is to be or is, in `deploying` and `deployed`; None: it is a machine's, or nobody's."""
     root_disk: str = ""
     """Serial number of the disk that the machine or hypervisor is written to."""
-    kept: str = ""
-    """Address of a machine that is gone and still lies on its disks: whoever switches the server on would bring it
-    back, so nobody else gets it until it is erased or overwritten."""
+    left: MachineEntry | None = None
+    """A machine that is gone and still lies on its disks: whoever switches the server on would bring it back, so nobody
+    else gets its address until it is erased or overwritten."""
     written: bool = False
     """The disk of its machine or hypervisor was written and read back."""
     then: Literal["available", "retired"] = "available"

@@ -201,6 +201,21 @@ class DeleteNode(_NodeStep, frozen=True, kw_only=True, tag="DeleteNode"):
     """Delete the Node object of exactly this machine (checked by its provider id)."""
 
 
+class ForgetNode(DeleteNode, frozen=True, kw_only=True, tag="ForgetNode"):
+    """Delete the Node that a machine which is gone has registered anew from a bare server's disks, after the server
+    was switched off again."""
+
+    entry: MetalEntry
+
+    @property
+    def target(self) -> Key:
+        return self.entry.key
+
+    @property
+    def lane(self) -> str:
+        return _PODS
+
+
 class RemoveEtcdMember(_NodeStep, frozen=True, kw_only=True, tag="RemoveEtcdMember"):
     """Take this machine's member out of etcd, asked of one of `peers`; done where it is no member."""
 
@@ -319,7 +334,7 @@ HypervisorStep = (
     | DeleteRetained
 )
 BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember
-KubernetesStep = InstallAddons | DrainNode | DeleteNode | MarkOutOfService | ClearOutOfService
+KubernetesStep = InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService
 BmcStep = ReadPower | PowerOff | PowerOn | BootMedia | BootDisk
 RamStep = InspectServer | RunTests | WriteImage | EraseDisks
 AgentStep = HypervisorStep | RamStep

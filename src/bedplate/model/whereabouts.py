@@ -8,6 +8,7 @@ from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView, Inventory, MetalView, Observation
 
+_ENDS_OF_DISKS = frozenset({"CreateVolume", "RetainVolume", "DeleteVolume"})
 ALIVE = frozenset({"running", "paused"})
 """States of a domain that has a QEMU process, which may write to its disk."""
 
@@ -56,6 +57,16 @@ def left_as_learner(cluster: ClusterEntry, m: MachineEntry, attempts: Attempts) 
     begun, asked = attempts.get("Bootstrap"), attempts.get("RemoveEtcdMember")
     forgotten = asked is not None and asked.of(m.generation).succeeded > 0.0
     return begun is not None and bool(begun.first or begun.succeeded) and not forgotten
+
+
+def left_on_pool(m: MachineEntry, attempts: Attempts) -> bool:
+    """A machine that is given up before its new server took its disk over: the disk may lie on the shared pool, as the
+    dead server's, until the new one was asked to take it (`CreateVolume`) and has kept or deleted it, or found none."""
+    if not m.carried:
+        return False
+    tried = {step: a.of(m.generation) for step, a in attempts.items() if step in _ENDS_OF_DISKS}
+    missing = "CreateVolume" in tried and tried["CreateVolume"].last_error_reason == "VolumeMissing"
+    return not missing and not any(a.succeeded > 0.0 for a in tried.values())
 
 
 def ram_system(inventory: Inventory, e: MetalEntry) -> MetalView | None:

@@ -150,5 +150,5 @@ def nic(network: NetworkState, uid: MachineUid, mac: str, address: str) -> Nic:
 def count_machine(network: NetworkState, m: MachineEntry | MetalEntry, count: int) -> None:
     """Count a machine's or a RAM system's address as used or as no longer used."""
     network.take(m.nic.address, count)
-    if isinstance(m, MetalEntry) and m.kept:
-        network.take(m.kept, count)
+    if isinstance(m, MetalEntry) and m.left is not None:
+        network.take(m.left.nic.address, count)

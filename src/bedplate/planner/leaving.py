@@ -11,7 +11,7 @@ from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
-from bedplate.model.whereabouts import left_as_learner
+from bedplate.model.whereabouts import left_as_learner, left_on_pool
 from bedplate.planner import metal
 from bedplate.planner.context import Planning
 from bedplate.planner.scope import Scope
@@ -168,8 +168,10 @@ def _left(p: Planning, s: Scope | None, m: MachineEntry) -> str:
         d: DomainView = seen.value
         if d.state != "absent":
             return f"its domain is {d.state} on {d.server}"
-        if d.volume:
+        if d.volume and not (d.server != m.server and m.carried and p.dead(d.server)):  # taken from there, see below
             return f"its disk is still on {d.server}"
+    if left_on_pool(m, p.attempts.get(m.key, {})):
+        return f"{m.server} is yet to take its disk over"
     if s is None or s.entry is None or s.entry.desired == "absent":
         return ""
     if s.is_member(m):

@@ -344,7 +344,7 @@ def _deploying(p: Planning, entry: MetalEntry, what: MachineEntry | Host, name: 
     if view is None:
         return
     if view.written is not None and view.written.uid == what.uid:
-        written = msgspec.structs.replace(entry, written=True, tries=0, kept="", reason="its disk is written")
+        written = msgspec.structs.replace(entry, written=True, tries=0, left=None, reason="its disk is written")
         p.put(written, f"{entry.server} is to boot from its disk: {name} is written to it")
     elif not _failed(p, entry, view, "WriteImage"):
         _wait(p, entry, f"{what.image.name} is written for {name}")
@@ -456,7 +456,7 @@ def _erasing(p: Planning, entry: MetalEntry) -> None:
     elif view.erased.proven:
         _into(
             p, entry, entry.then, "every disk was read back blank", boot=False, erased=view.erased,
-            machine=MachineUid(""), root_disk="", kept="",
+            machine=MachineUid(""), root_disk="", left=None,
         )  # fmt: skip
     else:
         bad = ", ".join(d.serial or d.model for d in view.erased.disks if not d.erased) or "no disk was found"
@@ -467,8 +467,8 @@ def keep_address(p: Planning, m: MachineEntry) -> None:
     """The machine is gone and still lies on its server's disks."""
     entry = p.index.metal(m.server)
     if entry is not None and entry.machine == m.uid:
-        kept = msgspec.structs.replace(entry, kept=m.nic.address)
-        p.put(kept, f"{m.nic.address} is kept for what lies on the disks of {m.server}")
+        left = msgspec.structs.replace(entry, left=m)
+        p.put(left, f"{m.nic.address} is kept for what lies on the disks of {m.server}")
         p.round_changed.add(entry.key)
 
 

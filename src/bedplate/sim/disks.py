@@ -74,6 +74,8 @@ def create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | 
         world.take_over(server, kept, m.generation)
     if kept is not None:
         return kept if isinstance(kept, Failed) else None
+    if m.carried:
+        return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} in {m.disk_pool} to take over")
     if m.image.virtual_size > m.disk_mib << 20:
         message = f"the disk of {m.name} has {m.disk_mib} MiB, image {m.image.name} more inside: give it more"
         return Failed(reason="DiskTooSmall", message=message, permanent=True)

@@ -247,7 +247,8 @@ class History:
         fresh, self._begun = self._sim.steps[self._begun :], len(self._sim.steps)
         for begun in fresh:
             step = begun.operation.step
-            subject = step.target.partition("/")[2] if step.target.startswith(("machine/", "server/")) else step.target
+            kind, _, rest = step.target.partition("/")
+            subject = rest if kind in {"machine", "server", "metal"} else step.target
             self._steps[begun.operation.id] = (step.name, str(step.server), subject)
             self._tell("step", step.name, "begins", str(step.server), subject)
         ended, self._finished = self._store.finished[self._finished :], len(self._store.finished)

@@ -127,4 +127,6 @@ def _orphans(sim: Simulator) -> list[str]:
             kept = uid in server.volumes and (server.bare is None or server.bare.system == "hypervisor")
             if kept or uid in sim.world.live:
                 found.append(f"an orphan: {uid} on {server.name}")
+    for cluster in sim.world.clusters.values():
+        found += [f"an orphan: Node {n.name} of {cluster.key}" for n in cluster.nodes.values() if n.uid not in planned]
     return found
