@@ -128,6 +128,7 @@ def test_a_cluster_from_declaration_to_nothing_left(world: Any, tmp_path: Path) 
     world.bedplate("kubeconfig", "shop", "-o", str(kubeconfig))
     a_service_answers_over_two_nodes(world, kubeconfig)
     a_destroyed_domain_is_started_again(world)
+    a_failed_kubelet_is_restarted(world)
     delete(world)
 
 
@@ -173,6 +174,21 @@ def a_destroyed_domain_is_started_again(world: Any) -> None:
         "the same machine is up again",
         lambda: any(m["metadata"]["uid"] == uid and m["status"]["boots"] == 2 and ready(m) for m in pool(world)),
     )
+
+
+def a_failed_kubelet_is_restarted(world: Any) -> None:
+    """Stopped by hand, systemd leaves it stopped: only who restarts it makes its node Ready again."""
+    victim = pool(world)[0]
+    uid, boots = victim["metadata"]["uid"], victim["status"]["boots"]
+    stop = {"execute": "guest-exec", "arguments": {"path": "/bin/systemctl", "arg": ["stop", "kubelet"]}}
+    world.virsh(victim["spec"]["server"], "qemu-agent-command", uid, json.dumps(stop))
+
+    def is_ready() -> bool:
+        return any(m["metadata"]["uid"] == uid and ready(m) for m in pool(world))
+
+    world.until("its node is NotReady", lambda: not is_ready())
+    world.until("its node is Ready again", is_ready)
+    assert [m["status"]["boots"] for m in pool(world) if m["metadata"]["uid"] == uid] == [boots]
 
 
 def a_lost_disk_is_replaced(world: Any) -> None:

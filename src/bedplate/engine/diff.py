@@ -47,6 +47,7 @@ from bedplate.model.steps import (
     ReceiveDomain,
     RemoveDomain,
     RemoveEtcdMember,
+    RestartKubelet,
     RetainVolume,
     StartDomain,
     Step,
@@ -348,7 +349,7 @@ Family = Literal["agent", "bootstrap", "kubernetes", "bmc"]
 
 def family(step: Step) -> Family:
     """Which port runs the step."""
-    if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember):
+    if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember | RestartKubelet):
         return "bootstrap"
     if isinstance(step, InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService):
         return "kubernetes"

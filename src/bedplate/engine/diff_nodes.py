@@ -9,7 +9,7 @@ from bedplate.model.blueprint import ClusterEntry, MachineEntry
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
-from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember
+from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember, RestartKubelet
 from bedplate.model.whereabouts import domain_of, left_as_learner
 
 
@@ -18,7 +18,7 @@ def joined(world: World, m: MachineEntry, d: DomainView) -> Next:
     node = world.inventory.node(m.cluster, m.name)
     if is_node_of(node, m):
         assert node is not None
-        return SATISFIED if node.value.ready else wait(Waiting.JOIN, "its node is not Ready yet")
+        return SATISFIED if node.value.ready else _not_ready(world, m, d)
     if m.joined:
         return wait(Waiting.JOIN, "its node is not seen at the cluster's API")
     if not d.guest_agent:
@@ -28,6 +28,16 @@ def joined(world: World, m: MachineEntry, d: DomainView) -> Next:
     if d.bootstrap == "done":
         return wait(Waiting.JOIN, "kubeadm ended well; its node is not seen yet")
     return _bootstrap(world, m)
+
+
+def _not_ready(world: World, m: MachineEntry, d: DomainView) -> Next:
+    """Its node is not Ready, or not yet: its kubelet is restarted where planning wants that."""
+    cluster = world.blueprint.cluster(m.cluster)
+    asked = m.kubelet_restarted > attempt(world, m.key, "RestartKubelet").succeeded
+    if not (asked and d.guest_agent and cluster is not None):
+        return wait(Waiting.JOIN, "its node is not Ready yet")
+    step = RestartKubelet(cluster=cluster, machine=m)
+    return Next(step=step, reason="its node is NotReady, and its guest answers")
 
 
 def _bootstrap(world: World, m: MachineEntry) -> Next:

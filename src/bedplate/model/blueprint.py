@@ -133,6 +133,8 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     """The machine that was given up after a failure and that this one stands in for."""
     restarts: tuple[float, ...] = ()
     """When planning had it started again after it died; only those within the policy's `boot_window`."""
+    kubelet_restarted: float = 0.0
+    """When planning last wanted its kubelet to be restarted, its machine being well; seconds since the epoch."""
     source: ServerName = ServerName("")
     """While it moves live: the server that it comes from; `server` is where it is to be."""
     carried: bool = False

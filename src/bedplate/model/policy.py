@@ -137,6 +137,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     not_ready_limit: float = 600.0
     """Seconds that a node may be NotReady on a well server before its machine is restarted, then replaced: twice what
     Kubernetes waits before it gives the node's pods up."""
+    kubelet_limit: float = 120.0
+    """Seconds that a node may be NotReady, though its guest answers, before its kubelet is restarted: its pods run on,
+    and its machine's restart may never be needed. A kubelet that comes back by itself has done so by then (it reports
+    every 10 s, and systemd restarts one that ended within 10 s)."""
     move_window: float = 600.0
     """Seconds in which no machine is moved a second time by balancing: no ping-pong."""
     after_limit: float = 300.0

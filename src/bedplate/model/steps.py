@@ -193,6 +193,10 @@ class Bootstrap(_NodeStep, frozen=True, kw_only=True, tag="Bootstrap"):
     """Control-plane machines that are up (for etcd's leftovers of an earlier try of this machine)."""
 
 
+class RestartKubelet(_NodeStep, frozen=True, kw_only=True, tag="RestartKubelet"):
+    """Restart the kubelet of a machine that answers: its pods run on."""
+
+
 class DrainNode(_NodeStep, frozen=True, kw_only=True, tag="DrainNode"):
     """Cordon, then evict with respect for disruption budgets, for `machine.drain_timeout` seconds at most."""
 
@@ -333,7 +337,7 @@ HypervisorStep = (
     | RetainVolume
     | DeleteRetained
 )
-BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember
+BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember | RestartKubelet
 KubernetesStep = InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService
 BmcStep = ReadPower | PowerOff | PowerOn | BootMedia | BootDisk
 RamStep = InspectServer | RunTests | WriteImage | EraseDisks

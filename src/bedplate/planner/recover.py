@@ -29,10 +29,19 @@ _STORAGE = frozenset({"DiskFailed", "LeaseNotHeld", "PoolMissing"})
 """Failures that say more of what a machine's disk lies on than of the machine: many at once are no machines' faults."""
 
 
+_WOULD = {
+    "kubelet": "its kubelet would be restarted",
+    "restart": "it would be started again",
+    "replace": "it would be replaced",
+}
+_BESIDE = frozenset({"RestartKubelet"})
+"""Steps whose failures say nothing of whether the machine comes up."""
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What a machine's condition asks for."""
 
-    action: Literal["restart", "replace"]
+    action: Literal["kubelet", "restart", "replace"]
     sentence: str
     confirmed: bool = True
     """The machine is known to have ended. False: it only did not come up in time."""
@@ -61,8 +70,7 @@ def cluster(p: Planning, unit: Key) -> None:
         return
     if reason := p.paused(s.declared):
         for m, verdict in found:
-            what = "started again" if verdict.action == "restart" else "replaced"
-            p.wait(m.key, Waiting.PAUSED, f"{verdict.sentence}; it would be {what}, but {reason}")
+            p.wait(m.key, Waiting.PAUSED, f"{verdict.sentence}; {_WOULD[verdict.action]}, but {reason}")
         return
     unconfirmed = len(silent)
     assert s.declared is not None
@@ -76,6 +84,9 @@ def cluster(p: Planning, unit: Key) -> None:
     for m, verdict in found:
         if many and not verdict.confirmed:
             p.wait(m.key, Waiting.ACCEPTANCE, verdict.sentence)
+        elif verdict.action == "kubelet":
+            told = f"the kubelet of {m.name} is restarted: {verdict.sentence}"
+            p.put(msgspec.structs.replace(m, kubelet_restarted=p.now), told)
         elif verdict.action == "restart":
             _restart(p, m, verdict)
         elif room <= 0:
@@ -185,15 +196,21 @@ def _not_ready(p: Planning, m: MachineEntry, s: Scope, d: DomainView) -> Verdict
         return None
     if f"cluster/{s.cluster}" not in p.inventory.synced or m.out_of_service:
         return None
+    seen = p.domain(m)
+    runs_since = seen.time if seen is not None else 0.0  # it may have been paused until then
+    began = max(node.value.ready_changed or node.time, d.started, runs_since, *restarts(p, m), 0.0)
+    if d.guest_agent and m.kubelet_restarted < began:
+        if p.now >= began + p.policy.kubelet_limit:
+            said = f"its node is NotReady for {p.policy.kubelet_limit / 60:.0f} min, and its guest answers"
+            return Verdict("kubelet", said, confirmed=False)
+        p.at(began + p.policy.kubelet_limit)
     members = len(s.view.etcd_members)
     if m.role == "control-plane" and members > 1 and s.alive_without(m) < quorum(members):
         p.wait(m.key, Waiting.QUORUM, "its node is NotReady; restarting it now would cost etcd its quorum")
         return None
-    seen = p.domain(m)
-    runs_since = seen.time if seen is not None else 0.0  # it may have been paused until then
-    began = max(node.value.ready_changed or node.time, d.started, runs_since, *restarts(p, m), 0.0)
-    if p.now < began + p.policy.not_ready_limit:
-        p.at(began + p.policy.not_ready_limit)
+    at = max(began + p.policy.not_ready_limit, m.kubelet_restarted + p.policy.kubelet_limit)
+    if p.now < at:
+        p.at(at)
         return None
     guest = "its guest answers" if d.guest_agent else "its guest does not answer"
     said = f"its node is NotReady for {p.policy.not_ready_limit / 60:.0f} min, and {guest}"
@@ -222,7 +239,7 @@ def _is_silent(p: Planning, s: Scope, m: MachineEntry) -> bool:
     d, node = p.domain(m), s.node(m)
     if d is None or d.value.state != "running" or node is None or node.ready:
         return False
-    return max(d.value.started, *restarts(p, m), 0.0) + p.policy.not_ready_limit <= p.now
+    return max(d.value.started, *restarts(p, m), 0.0) + p.policy.kubelet_limit <= p.now
 
 
 def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
@@ -333,7 +350,7 @@ def _given_up(p: Planning, m: MachineEntry, *, confirmed: bool) -> Verdict | Non
     if pull is not None:
         histories["PullImage"] = pull
     for name, history in sorted(histories.items()):
-        if history.count >= p.policy.step_attempts_limit and not history.running:
+        if name not in _BESIDE and history.count >= p.policy.step_attempts_limit and not history.running:
             said = f"{name} failed {history.count} times, last: {history.last_error}"
             return Verdict("replace", said, confirmed=confirmed and history.last_error_reason not in _STORAGE)
     return None

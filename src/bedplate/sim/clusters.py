@@ -20,6 +20,7 @@ from bedplate.model.steps import (
     MakeSecrets,
     MarkOutOfService,
     RemoveEtcdMember,
+    RestartKubelet,
     StepResult,
     Ticket,
 )
@@ -50,6 +51,8 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
             return _drop_secrets(world, cluster)
         case RemoveEtcdMember():
             return _remove_member(world, cluster, step)
+        case RestartKubelet():
+            return kubelets.restart(world, step.machine)
         case InstallAddons():
             if not world.api(cluster):
                 return _no_api(cluster)

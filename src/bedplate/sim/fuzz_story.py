@@ -191,7 +191,7 @@ def _guest_hangs(d: _Dice, at: Time) -> list[AnyAction]:
 
 
 def _kubelet(d: _Dice, at: Time) -> list[AnyAction]:
-    return [do.StopKubelet(machine=d.machine(), at=at)]
+    return [do.StopKubelet(machine=d.machine(), at=at, broken=d.random.random() < 0.5)]
 
 
 def _api(d: _Dice, at: Time) -> list[AnyAction]:
@@ -207,7 +207,7 @@ _STEPS = (
     "StartDomain", "DefineDomain", "CreateVolume", "RemoveDomain", "DeleteVolume", "RetainVolume", "StopDomain",
     "ForgetDomain", "ReceiveDomain", "MigrateDomain", "PowerOff", "ReadPower", "MarkOutOfService", "ClearOutOfService",
     "DrainNode", "DeleteNode", "RemoveEtcdMember", "Bootstrap", "PowerOn", "BootMedia", "BootDisk", "InspectServer",
-    "RunTests", "WriteImage", "EraseDisks",
+    "RunTests", "WriteImage", "EraseDisks", "RestartKubelet", "ForgetNode",
 )  # fmt: skip
 
 

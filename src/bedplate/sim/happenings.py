@@ -267,11 +267,11 @@ class Happenings(People):
             self.world.touch(self.world.servers[domain.server], uid)
         self.touched()
 
-    def stop_kubelet(self, uid: MachineUid) -> None:
-        """A guest's kubelet fails while its machine is well."""
+    def stop_kubelet(self, uid: MachineUid, *, broken: bool = False) -> None:
+        """A guest's kubelet fails while its machine is well; `broken`: restarting it does not help."""
         for domain in self._live(uid):
             self.say("world", f"the kubelet of {domain.entry.name} fails")
-            domain.kubelet = False
+            domain.kubelet, domain.kubelet_broken = False, broken
             self.world.touch(self.world.servers[domain.server], uid)
         self.touched()
 

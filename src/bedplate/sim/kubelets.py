@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import MachineUid
+from bedplate.model.steps import Done, Failed, StepResult
 from bedplate.sim import workload
 from bedplate.sim.things import Process, SimCluster, SimDomain, SimNode
 from bedplate.sim.world import World
@@ -24,6 +25,16 @@ def start(world: World, domain: SimDomain, run: int) -> Process:
     cluster = _cluster_of(world, domain)
     if cluster is not None:
         _heard(world, cluster, domain)
+
+
+def restart(world: World, m: MachineEntry) -> StepResult:
+    """Restart a kubelet over its guest's agent; what is wrong with its machine stays wrong."""
+    domain = next((d for d in world.live.get(m.uid, ()) if d.server == m.server and d.guest_agent), None)
+    if domain is None or not world.up(m.uid):
+        return Failed(reason="GuestUnreachable", message=f"the guest of {m.name} does not answer")
+    if not domain.kubelet_broken:
+        world.spawn(start(world, domain, domain.run))
+    return Done()
 
 
 def _cluster_of(world: World, domain: SimDomain) -> SimCluster | None:

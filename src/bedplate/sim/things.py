@@ -108,6 +108,8 @@ class SimDomain:
     """As it was started: what it has until it next starts."""
     kubelet: bool = False
     """Its kubelet was started in this run."""
+    kubelet_broken: bool = False
+    """Its kubelet fails for a reason that only a new boot mends."""
     registered: bool = False
     """Its kubelet has made its Node in this run; a running kubelet does not make it again."""
     hung: bool = False

@@ -252,7 +252,7 @@ class World:
         del server  # where it is known is the domain's own
         self._close(domain)
         domain.state = state
-        domain.guest_agent = domain.kubelet = domain.registered = domain.hung = False
+        domain.guest_agent = domain.kubelet = domain.kubelet_broken = domain.registered = domain.hung = False
         domain.bootstrap = ""
         domain.detail = ""
         if state == "running":

@@ -21,6 +21,7 @@ from bedplate.model.steps import (
     Failed,
     MakeSecrets,
     RemoveEtcdMember,
+    RestartKubelet,
     StepResult,
     Ticket,
     Unknown,
@@ -63,6 +64,9 @@ class KubeadmDriver:
                         return await self._bootstrap(step, ticket)
                     case RemoveEtcdMember():
                         return await self._remove_member(step.machine, step.peers, ticket)
+                    case RestartKubelet():
+                        said = await self._shell(step.machine, "restart-kubelet", (), ticket)
+                        return said if isinstance(said, Failed) else Done()
         except TimeoutError:
             return Unknown(message=f"{step.name} did not end within {ticket.deadline:.0f} s")
         except GuestError as error:

@@ -232,8 +232,11 @@ class HangGuest(OnMachine, frozen=True, kw_only=True, tag="hang-guest"):
 class StopKubelet(OnMachine, frozen=True, kw_only=True, tag="stop-kubelet"):
     """Its kubelet fails."""
 
+    broken: bool = False
+    """Restarting it does not help, only a new boot does."""
+
     def act(self, sim: Simulator, cast: Cast) -> None:
-        sim.stop_kubelet(cast.machine(self.machine))
+        sim.stop_kubelet(cast.machine(self.machine), broken=self.broken)
 
 
 class ResumeGuest(OnMachine, frozen=True, kw_only=True, tag="resume-guest"):

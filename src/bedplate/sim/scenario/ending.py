@@ -46,6 +46,8 @@ def mend(sim: Simulator) -> None:
         sim.world.touch_guests(server)
     for cluster in list(sim.world.clusters.values()):
         sim.start_api(cluster.key)
+    for domain in (d for domains in sim.world.live.values() for d in domains):
+        domain.kubelet_broken = False
     sim.world.move_faults.clear()
     sim.world.failing_joins.clear()
     _people(sim)
