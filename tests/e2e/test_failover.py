@@ -5,6 +5,8 @@ Guests are tiny ones that are up in seconds, so that the times are those of dete
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -178,3 +180,70 @@ def test_a_paused_fleet_is_left_as_it_is_and_says_what_it_would_do(tiny: World) 
     assert status(tiny, "held")["server"] == old
     tiny.bedplate("resume", "--all")
     tiny.until("it runs elsewhere", lambda: runs_elsewhere(tiny, "held", old), 120)
+
+
+POLICY = """
+apiVersion: bedplate.dev/v1alpha1
+kind: FleetPolicy
+metadata: {name: default}
+spec: {SPEC}
+"""
+BUSY = {"execute": "guest-exec", "arguments": {"path": "/bin/sh", "arg": ["-c", "while :; do :; done"]}}
+
+
+def test_a_hot_server_is_relieved_live(tiny: World) -> None:
+    """Two machines that each use a CPU share one server: one of them moves away, once, and the load is even."""
+    others = servers(tiny)[1:]
+    for name in others:
+        tiny.bedplate("maintain", f"server/{name}", "--reason", "both are to be in one place", "--wait")
+    names = ("hot-a", "hot-b")
+    places = {make(tiny, name)["status"]["server"] for name in names}
+    assert len(places) == 1
+    hot = places.pop()
+    for name in others:
+        tiny.bedplate("maintain", f"server/{name}", "--undo")
+    for uid in tiny.virsh(hot, "list", "--uuid").split():
+        tiny.virsh(hot, "qemu-agent-command", uid, json.dumps(BUSY))
+    tiny.bedplate("apply", "-f", "-", stdin=POLICY.replace("SPEC", "balance: {mode: auto}"))
+    try:
+        tiny.until("they are apart", lambda: len({status(tiny, name)["server"] for name in names}) == 2, 600)
+        done = "no move is worth it"
+        tiny.until("the load is even", lambda: done in tiny.bedplate("why", "fleetpolicy/default"), 600)
+        moved = [status(tiny, name) for name in names if status(tiny, name)["server"] != hot]
+        assert [(s["boots"], s["phase"]) for s in moved] == [(1, "Running")]
+        assert all(len(starts(tiny, status(tiny, name)["server"])) == 1 for name in names)
+        moves = [e for e in tiny.objects("events") if "load is evened out" in e["message"]]
+        assert len(moves) == 1, [e["message"] for e in moves]
+    finally:
+        tiny.bedplate("delete", "fleetpolicy", "default")
+
+
+def test_a_guest_of_one_cpu_level_sees_no_more_and_moves_live(tiny: World) -> None:
+    """As on servers of several generations, whose common level guests are given."""
+    tiny.bedplate("apply", "-f", "-", stdin=POLICY.replace("SPEC", "cpuModel: x86-64-v2-AES"))
+    try:
+        server = make(tiny, "level")["status"]["server"]
+        assert {"x86-64-v2-AES"} <= set(tiny.object("server", server)["status"]["cpuModels"])
+        uid = tiny.virsh(server, "list", "--uuid").strip()
+        flags = _in_guest(tiny, server, uid, "/bin/grep", "-m1", "^flags", "/proc/cpuinfo").split()
+        assert {"sse4_2", "popcnt", "aes"} <= set(flags)
+        assert not {"avx", "avx2", "bmi2", "svm"} & set(flags)
+        tiny.bedplate("maintain", f"server/{server}", "--reason", "an older one stays", "--wait", "--timeout", "300s")
+        now = status(tiny, "level")
+        assert now["server"] != server
+        assert (now["boots"], now["phase"]) == (1, "Running")
+    finally:
+        tiny.bedplate("delete", "fleetpolicy", "default")
+
+
+def _in_guest(world: World, server: str, uid: str, path: str, *argv: str) -> str:
+    """What a command in a guest prints."""
+    run = {"execute": "guest-exec", "arguments": {"path": path, "arg": list(argv), "capture-output": True}}
+    pid = json.loads(world.virsh(server, "qemu-agent-command", uid, json.dumps(run)))["return"]["pid"]
+    look = json.dumps({"execute": "guest-exec-status", "arguments": {"pid": pid}})
+
+    def ended() -> dict[str, Any]:
+        found = json.loads(world.virsh(server, "qemu-agent-command", uid, look))["return"]
+        return found if found["exited"] else {}
+
+    return base64.b64decode(world.until(f"{path} ends", ended, 60)["out-data"]).decode()

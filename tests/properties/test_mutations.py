@@ -21,7 +21,7 @@ from bedplate.model import leases as times
 from bedplate.model.ids import key
 from bedplate.model.metal import Erased
 from bedplate.model.steps import Ticket
-from bedplate.planner import fleet, leaving, metal, moves, recover, relocation, rescue, servers
+from bedplate.planner import fleet, leaving, metal, moves, placement, recover, relocation, rescue, servers
 from bedplate.planner.context import Planning
 from bedplate.planner.index import Index
 from bedplate.sim import leases, power, simulator
@@ -197,6 +197,11 @@ def all_that_are_silent_are_started_anew(patch: Patch) -> None:
     patch.setattr(recover, "MANY", 2.0)
 
 
+def any_cpu_will_do(patch: Patch) -> None:
+    """A guest moves live to a server with another CPU."""
+    patch.setattr(placement, "holds", lambda s, model, like: True)
+
+
 def a_retained_disk_is_deleted(patch: Patch) -> None:
     """A replaced machine's disk goes with it."""
 
@@ -329,6 +334,7 @@ MUTATIONS = (
     Mutation(quorum_is_not_asked_for, "two_kubelets_of_a_control_plane_fail"),
     Mutation(the_last_copy_is_replaced, "only_control_plane_on_local_disk"),
     Mutation(all_that_are_silent_are_started_anew, "kubelets_fail_everywhere_at_once"),
+    Mutation(any_cpu_will_do, "cpu_passed_through_between_generations"),
     Mutation(a_retained_disk_is_deleted, "guest_hangs_again_and_again"),
     Mutation(a_drain_has_no_bound, "drain_that_would_never_end", checks=True),
     Mutation(the_source_of_a_move_counts_as_free, "moving_guest_takes_room_at_both_ends"),

@@ -14,6 +14,7 @@ import msgspec
 
 from bedplate.agent.credentials import machine_credentials
 from bedplate.model.blueprint import MachineEntry, Nic
+from bedplate.model.cpus import FEATURES, CpuModel
 from bedplate.model.ids import Generation, MachineUid, StoreId
 
 METADATA_URI = "https://bedplate.dev/xmlns/libvirt/domain/1.0"
@@ -190,15 +191,27 @@ def _cpu(root: ElementTree.Element, machine: MachineEntry, accelerator: Literal[
     features = ElementTree.SubElement(root, "features")
     ElementTree.SubElement(features, "acpi")
     ElementTree.SubElement(features, "apic")
-    if accelerator == "kvm":
+    if machine.cpu_model in FEATURES:
+        _cpu_level(root, machine.cpu_model)
+    elif accelerator == "kvm":
         ElementTree.SubElement(root, "cpu", mode="host-passthrough", check="none", migratable="on")
     else:
+        ElementTree.SubElement(root, "cpu", mode="maximum")
+    if accelerator == "tcg":
         tcg = ElementTree.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(TRANSLATION_CACHE_MIB * min(2, machine.cpu)), unit="MiB")
-        ElementTree.SubElement(root, "cpu", mode="maximum")
     clock = ElementTree.SubElement(root, "clock", offset="utc")
     ElementTree.SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
     ElementTree.SubElement(clock, "timer", name="hpet", present="no")
+
+
+def _cpu_level(root: ElementTree.Element, model: CpuModel) -> None:
+    """A CPU of exactly that level, whichever is there."""
+    cpu = ElementTree.SubElement(root, "cpu", mode="custom", match="exact", check="partial")
+    _text(cpu, "model", "qemu64", fallback="forbid")
+    ElementTree.SubElement(cpu, "feature", policy="disable", name="svm")  # of AMD's alone, and in `qemu64`
+    for name in FEATURES[model]:
+        ElementTree.SubElement(cpu, "feature", policy="require", name=name.replace("sse4_", "sse4."))
 
 
 def _disks(devices: ElementTree.Element, files: DomainFiles) -> None:

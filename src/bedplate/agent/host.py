@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -13,6 +14,7 @@ from xml.etree import ElementTree
 
 from bedplate import __version__
 from bedplate.agent.kvm_probe import probe
+from bedplate.model.cpus import CpuModel, models
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import PoolView, ServerView
 
@@ -28,6 +30,7 @@ class Host:
         accelerator: Literal["kvm", "tcg"],
         address: str = "",
         *,
+        cpu: tuple[str, tuple[CpuModel, ...]] = ("", ()),
         deployed: bool = False,
     ) -> None:
         self.deployed = deployed
@@ -35,6 +38,7 @@ class Host:
         self.host_uuid = host_uuid
         self.accelerator: Literal["kvm", "tcg"] = accelerator
         self.address = address
+        self._cpu, self._cpu_models = cpu
         self._boot_id = boot_id()
 
     async def view(self, pools: tuple[PoolView, ...], error: str) -> ServerView:
@@ -50,6 +54,8 @@ class Host:
             cpus=os.cpu_count() or 1,
             memory_mib=memory >> 20,
             accelerator=self.accelerator,
+            cpu=self._cpu,
+            cpu_models=self._cpu_models,
             bridges=await bridges(),
             pools=pools,
             error=error,
@@ -94,6 +100,27 @@ def busy_seconds(stat: Path = Path("/proc/stat")) -> float:
 def accelerator() -> Literal["kvm", "tcg"]:
     """Whether guests can use KVM, found out by booting one. Takes up to 20 s the first time after a boot."""
     return "kvm" if probe().works else "tcg"
+
+
+def guest_cpu(
+    accelerator: Literal["kvm", "tcg"], qemu: int, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> tuple[str, tuple[CpuModel, ...]]:
+    """Which CPU guests see here that see all of it, and the levels that they may be given instead.
+
+    Args:
+        qemu: Version as libvirt tells it, `major * 1000000 + minor * 1000 + release`. Emulated CPUs depend on it alone:
+            they have AVX2 since 7.2 (https://wiki.qemu.org/ChangeLog/7.2).
+
+    Raises:
+        OSError: the kernel tells nothing of its CPUs.
+    """
+    if accelerator == "tcg":
+        return f"QEMU TCG {qemu}", ("x86-64-v2-AES", "x86-64-v3") if qemu >= 7_002_000 else ("x86-64-v2-AES",)
+    first = cpuinfo.read_text().partition("\n\n")[0].splitlines()
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first)}
+    flags = frozenset(told.get("flags", "").split())
+    alike = "/".join((*(told.get(n, "") for n in ("vendor_id", "cpu family", "model")), *sorted(flags)))
+    return f"{told.get('model name', 'unknown')} {hashlib.sha256(alike.encode()).hexdigest()[:8]}", models(flags)
 
 
 def libvirt_host_uuid(connection: Any) -> str:

@@ -24,7 +24,7 @@ from bedplate.agent.domain_steps import DomainSteps
 from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
-from bedplate.agent.host import Host, accelerator, boot_id, libvirt_host_uuid
+from bedplate.agent.host import Host, accelerator, boot_id, guest_cpu, libvirt_host_uuid
 from bedplate.agent.hypervisor_role import HypervisorRole
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.load import LoadSampler
@@ -50,6 +50,7 @@ from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.watchdog import Watchdog, choose
 from bedplate.agent.worker import Supervisor, Worker, WorkerPool, start_event_loop
 from bedplate.model.agent_protocol import PING_SECONDS, SILENCE_SECONDS, EnrolFile
+from bedplate.model.cpus import CpuModel
 from bedplate.model.ids import ServerName
 
 log = logging.getLogger("bedplate.agent")
@@ -174,7 +175,8 @@ async def _work(state: AgentState, file: EnrolFile | None, options: _Options, ke
         leases = keeping.begin(identity)
         use = options.use if options.use != "auto" else await asyncio.to_thread(accelerator)
         log.info("server %s, host uuid %s, guests by %s", identity.server, host_uuid, use)
-        host = Host(identity.server, host_uuid, use, options.address, deployed=options.deployed)
+        cpu = await _guest_cpu(worker, use)
+        host = Host(identity.server, host_uuid, use, options.address, cpu=cpu, deployed=options.deployed)
         parts = _Parts(state, identity, host, options, leases, worker, guest_workers, movers)
         await parts.run()
     finally:
@@ -257,6 +259,16 @@ def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args:
     """Call it in the loop, from any thread."""
     with contextlib.suppress(RuntimeError):  # the agent ends
         loop.call_soon_threadsafe(callback, *args)
+
+
+async def _guest_cpu(worker: Worker, use: Literal["kvm", "tcg"]) -> tuple[str, tuple[CpuModel, ...]]:
+    """What guests may know of the CPU; nothing is told where that can't be found out."""
+    try:
+        qemu = await worker.call(lambda connection: int(connection.getVersion())) if use == "tcg" else 0
+        return await asyncio.to_thread(guest_cpu, use, qemu)
+    except (HypervisorDown, libvirt.libvirtError, OSError) as error:
+        log.warning("which CPU guests see is not told: %s", error)
+        return "", ()
 
 
 async def _host_uuid(worker: Worker, state: AgentState) -> str:

@@ -14,6 +14,7 @@ from bedplate.checks import metal
 from bedplate.checks.tables import Tables, unique_things
 from bedplate.model import leases, quantity
 from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.cpus import HOST
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
 from bedplate.model.lifecycle import STANDINGS
@@ -149,6 +150,8 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
         return
     if new.server != old.server and not _shared(inp, old.disk_pool):
         yield f"it would move to {new.server}, but its disk is local to {old.server}"
+    if new.source and new.server != old.server and not _goes_on(inp, new):
+        yield f"it would move live to {new.server}, with whose CPU its guest could not go on"
     if new.source and new.source != (old.source or old.server):
         yield f"it would move from {new.source}, but it is on {old.source or old.server}"
     elif new.source and old.source:
@@ -168,6 +171,16 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
             yield f"its end on {old.source} is not confirmed"
     elif not new.source and not _dead(t, old.server) and not _has_ended(inp, old.server, old):
         yield f"it would be started on {new.server} though its end on {old.server} is not confirmed"
+
+
+def _goes_on(inp: PlanInput, m: MachineEntry) -> bool:
+    """The server that it moves live to has what its guest knows of the CPU; one that tells nothing of its CPU may."""
+    here, there = inp.inventory.server(m.source), inp.inventory.server(m.server)
+    if there is None or not there.value.cpu:
+        return True
+    if m.cpu_model == HOST:
+        return here is None or here.value.cpu in {"", there.value.cpu}
+    return m.cpu_model in there.value.cpu_models
 
 
 def _has_arrived(inp: PlanInput, t: Tables, m: MachineEntry) -> bool:

@@ -18,6 +18,7 @@ _REFUSED = {
     Rejection.UNSCHEDULABLE: "is marked unschedulable",
     Rejection.NOT_CONNECTED: "has no connected agent",
     Rejection.NO_MATCH: "lacks a label that the machine asks for",
+    Rejection.CPU_MODEL: "has a CPU that its guest could not go on with, or not the level that is asked for",
     Rejection.NO_MEMORY: "has not enough free memory",
     Rejection.NO_CPU: "has not enough free CPUs",
     Rejection.NO_DISK: "has not enough free disk space",

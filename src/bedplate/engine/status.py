@@ -385,6 +385,8 @@ def server(engine: Engine, s: Server) -> ServerStatus:
         allocated_cpus=sum(e.cpu for e in entries),
         allocated_memory=format_mib(sum(e.memory_mib for e in entries)),
         accelerator=view.accelerator,
+        cpu=view.cpu,
+        cpu_models=view.cpu_models,
         machines=len(entries),
         disk_pools=tuple(
             PoolStatus(name=p.name, capacity=format_mib(p.capacity_mib), free=rough_mib(p.free_mib)) for p in view.pools

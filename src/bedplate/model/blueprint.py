@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from bedplate.model.cpus import HOST, CpuModel
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, Revision, ServerName, key
 from bedplate.model.metal import Erased, Hardware, ServerTests, Suite
 
@@ -133,6 +134,8 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     """The machine that was given up after a failure and that this one stands in for."""
     restarts: tuple[float, ...] = ()
     """When planning had it started again after it died; only those within the policy's `boot_window`."""
+    cpu_model: CpuModel = HOST
+    """What its guest knows of its server's CPU, from its start on."""
     kubelet_restarted: float = 0.0
     """When planning last wanted its kubelet to be restarted, its machine being well; seconds since the epoch."""
     source: ServerName = ServerName("")

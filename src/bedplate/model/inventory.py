@@ -10,6 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
+from bedplate.model.cpus import CpuModel
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, key
 from bedplate.model.metal import Erased, Hardware, ServerTests, Written
 
@@ -37,6 +38,10 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", ta
     cpus: int = 0
     memory_mib: int = 0
     accelerator: Literal["", "kvm", "tcg"] = ""
+    cpu: str = ""
+    """Which CPU guests see that see the server's own: they move live only to a server that tells the same."""
+    cpu_models: tuple[CpuModel, ...] = ()
+    """Levels that guests may be given instead, lowest first."""
     bridges: tuple[str, ...] = ()
     pools: tuple[PoolView, ...] = ()
     error: str = ""

@@ -56,7 +56,8 @@ KINDS: tuple[KindInfo, ...] = (
         Column("Role", "spec.role"), _READY, Column("Phase", "status.phase"), Column("CPUs", "status.cpus", "integer"),
         Column("Memory", "status.memory"), Column("Allocated", "status.allocatedMemory"),
         Column("Machines", "status.machines", "integer"),
-        Column("Address", "status.address", priority=1), Column("Accelerator", "status.accelerator", priority=1), _AGE,
+        Column("Address", "status.address", priority=1), Column("Accelerator", "status.accelerator", priority=1),
+        Column("CPU", "status.cpu", priority=1), _AGE,
     )),
     KindInfo("Network", "networks", infrastructure.Network, short_names=("net",), namespaced=False, columns=(
         Column("CIDR", "spec.cidr"), Column("Used", "status.addressesUsed", "integer"),

@@ -17,6 +17,7 @@ class Rejection(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     NOT_CONNECTED = "NotConnected"
     NO_MATCH = "LabelsDoNotMatch"
+    CPU_MODEL = "OtherCPU"
     NO_MEMORY = "NotEnoughMemory"
     NO_CPU = "NotEnoughCPU"
     NO_DISK = "NotEnoughDisk"

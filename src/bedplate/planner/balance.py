@@ -77,7 +77,7 @@ def _problem(p: Planning) -> Problem:
     # A machine that has just moved was measured where it came from: the newest word of it counts, wherever it is now.
     uses = {u.uid: u for o in sorted(seen.values(), key=lambda o: o.time) for u in o.value.machines}
     servers = [s for name, s in sorted(p.index.fleet.servers.items()) if name in loads and p.usable(name)]
-    allowed: dict[tuple[str, str], frozenset[ServerName]] = {}
+    allowed: dict[tuple[str, ...], frozenset[ServerName]] = {}
     machines: list[BalanceMachine] = []
     told: list[BalanceServer] = []
     owners: dict[str, list[MachineEntry]] = {}
@@ -132,9 +132,9 @@ def _machine(
     m: MachineEntry,
     s: ServerState,
     use: MachineLoad | None,
-    allowed: dict[tuple[str, str], frozenset[ServerName]],
+    allowed: dict[tuple[str, ...], frozenset[ServerName]],
 ) -> BalanceMachine:
-    profile = (m.owner, m.disk_pool)
+    profile = (m.owner, m.disk_pool, m.cpu_model, s.cpu)
     if profile not in allowed:
         order = placement.eligible(p, relocation.request(p, m))
         allowed[profile] = frozenset(order.servers)

@@ -10,7 +10,7 @@ import msgspec
 from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry
 from bedplate.model.ids import Key, MachineUid
 from bedplate.model.report import Waiting
-from bedplate.planner import clusters, machines, maintain, placement, spare, versions
+from bedplate.planner import clusters, cpus, machines, maintain, placement, spare, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -237,6 +237,7 @@ def _make(
         image=image,
         version=entry.version,
         network=entry.network,
+        cpu_model=cpus.chosen(p, plane.machine.cpu_model),
         spread=plane.spread,
         drain_timeout=float(plane.rollout.drain_timeout_seconds),
         ssh_keys=s.declared.spec.ssh_keys,

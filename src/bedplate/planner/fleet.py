@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 
 from bedplate.model import quantity
 from bedplate.model.blueprint import MachineEntry
+from bedplate.model.cpus import FEATURES, HOST, CpuModel
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.inventory import BmcView, Observation, PoolView, ServerView
 from bedplate.model.kinds.infrastructure import DiskPool, Server, server_labels
@@ -28,7 +29,9 @@ class ServerState:
     __slots__ = (
         "bridges",
         "connected",
+        "cpu",
         "cpu_capacity",
+        "cpu_models",
         "cpu_used",
         "disk_used",
         "domains",
@@ -67,6 +70,8 @@ class ServerState:
         self.connected = view is not None and view.connected and not view.error
         self.good_until = seen.good_until if seen is not None else 0.0
         self.bridges = view.bridges if view is not None else ()
+        self.cpu = view.cpu if view is not None else ""
+        self.cpu_models: tuple[CpuModel, ...] = view.cpu_models if view is not None else ()
         self.pools: dict[str, PoolView] = {p.name: p for p in view.pools} if view is not None else {}
         runs = view is None or view.system == "hypervisor"
         self.hypervisor = server is not None and server.spec.role == "hypervisor" and runs
@@ -81,7 +86,7 @@ class ServerState:
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
             (self.hypervisor, self.unschedulable, self.maintenance_until, self.connected),
-            (self.bridges, self.cpu_capacity, self.failing, self.given_up),
+            (self.bridges, self.cpu_capacity, self.failing, self.given_up, self.cpu, self.cpu_models),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
             (view is not None and view.connected, self.good_until),
         )
@@ -197,6 +202,7 @@ class Fleet:
         self.pool_order = tuple(sorted(self.disk_pools, key=lambda n: (self.disk_pools[n].spec.type != "shared", n)))
         self._shared_used: Counter[str] = Counter()
         self._orders: dict[object, Order] = {}
+        self._cpu_model: CpuModel | None = None
 
     def server(self, name: ServerName) -> ServerState:
         """The state of that server; a new, empty one where it was not known."""
@@ -216,7 +222,20 @@ class Fleet:
         changed = self.server(name).update(server, seen, bmc)
         if changed:
             self._orders.clear()
+            self._cpu_model = None
         return changed
+
+    @property
+    def cpu_model(self) -> CpuModel:
+        """The most that guests may know of the CPU so that they can move live between all hypervisors that were heard
+        of."""
+        found = self._cpu_model
+        if found is None:
+            told = [s for s in self.servers.values() if s.hypervisor and s.cpu]
+            alike = len({s.cpu for s in told}) <= 1
+            common: list[CpuModel] = [model for model in FEATURES if all(model in s.cpu_models for s in told)]
+            found = self._cpu_model = HOST if alike or not common else common[-1]
+        return found
 
     def is_shared(self, pool: str) -> bool:
         """True for a pool that has one content on all its servers."""

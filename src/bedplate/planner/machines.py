@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from bedplate.model.blueprint import ImageRef, MachineEntry
+from bedplate.model.cpus import HOST, CpuModel
 from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.report import Waiting
@@ -52,6 +53,8 @@ def differs(m: MachineEntry, shape: MachineShape, image: ImageRef | None, versio
         return f"it has {m.cpu} CPUs and {m.memory_mib} MiB, not {size.cpu} and {size.memory_mib}"
     if m.disk_mib != size.disk_mib:
         return f"its disk has {m.disk_mib} MiB, not {size.disk_mib}"
+    if shape.cpu_model not in {"auto", m.cpu_model}:
+        return f"its CPU is {m.cpu_model}, not {shape.cpu_model}"
     if shape.disk_pool and m.disk_pool != shape.disk_pool:
         return f"its disk is in pool {m.disk_pool}, not {shape.disk_pool}"
     return ""
@@ -71,6 +74,7 @@ class Mold(msgspec.Struct, frozen=True, kw_only=True):
     image: ImageRef
     version: str
     network: str
+    cpu_model: CpuModel = HOST
     spread: str = ""
     node_labels: tuple[tuple[str, str], ...] = ()
     node_taints: tuple[str, ...] = ()
@@ -106,6 +110,7 @@ def request(
         disk_pool=mold.shape.disk_pool,
         match=mold.shape.match,
         network=mold.network,
+        cpu_model=mold.cpu_model,
         spread=mold.spread,
         on_servers=on_servers,
         in_domains=in_domains,
@@ -150,6 +155,7 @@ def create(
         disk_pool=place.disk_pool,
         image=mold.image,
         version=mold.version,
+        cpu_model=mold.cpu_model,
         nic=addresses.nic(network, uid, mac or _free_mac(p, uid), address),
         reason=reason,
         created=p.now,

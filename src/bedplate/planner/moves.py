@@ -13,6 +13,7 @@ from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
 from bedplate.model.whereabouts import ALIVE
+from bedplate.planner import relocation
 from bedplate.planner.context import Planning
 
 _TRIES = 3
@@ -23,11 +24,13 @@ _REST = 600.0
 
 def begin(p: Planning, m: MachineEntry, target: ServerName, reason: str) -> MachineEntry:
     """Have a machine move: live where it runs, else its next start is there."""
-    d = _at(p, m, m.server)
-    running = d is not None and d.state in ALIVE
+    running = relocation.runs(p, m)
+    model = m.cpu_model if running else relocation.cold(p, m)
     recent = (*(t for t in m.moves if t > p.now - p.policy.move_window), p.now)
     source = m.server if running else ServerName("")
-    moved = msgspec.structs.replace(m, server=target, source=source, carried=True, moves=recent, reason=reason)
+    moved = msgspec.structs.replace(
+        m, server=target, source=source, carried=True, moves=recent, reason=reason, cpu_model=model
+    )
     return p.put(moved, f"{m.name} moves {'live ' if running else ''}from {m.server} to {target}: {reason}")
 
 

@@ -12,7 +12,7 @@ from bedplate.model.ids import Key
 from bedplate.model.kinds.cluster import NodePool
 from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
-from bedplate.planner import control_plane, machines, maintain, metal_pools, rollout, spare, substrates, versions
+from bedplate.planner import control_plane, cpus, machines, maintain, metal_pools, rollout, spare, substrates, versions
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
@@ -104,7 +104,7 @@ def _grow_pool(p: Planning, s: Scope, owner: Key, pool: NodePool) -> None:
     image = versions.node_image(p, owner, pool.spec.machine.image, s.entry.version)
     if image is None:
         return
-    mold = _mold(s, owner, pool, image)
+    mold = _mold(p, s, owner, pool, image)
     on_servers, in_domains = machines.siblings(p, [m for m in s.machines if m.owner == owner], pool.spec.spread)
     why = f"pool {pool.metadata.name} is to have {pool.spec.replicas} machines{_where(p, owner)}"
     if old:
@@ -146,7 +146,7 @@ def shape_image_missing(p: Planning, s: Scope, owner: Key, pool: NodePool) -> bo
     return bool(named) and versions.node_image(p, owner, named, s.entry.version) is None
 
 
-def _mold(s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mold:
+def _mold(p: Planning, s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mold:
     assert s.entry is not None
     assert s.declared is not None
     spec = pool.spec
@@ -161,6 +161,7 @@ def _mold(s: Scope, owner: Key, pool: NodePool, image: machines.ImageRef) -> Mol
         image=image,
         version=s.entry.version,
         network=s.entry.network,
+        cpu_model=cpus.chosen(p, spec.machine.cpu_model),
         spread=spec.spread,
         node_labels=tuple(sorted(spec.labels.items())),
         node_taints=tuple(f"{t.key}={t.value}:{t.effect}" for t in spec.taints),

@@ -12,6 +12,7 @@ from contextlib import closing
 
 import msgspec
 
+from bedplate.model.cpus import HOST, CpuModel
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.labels import matches
 from bedplate.model.report import Rejection, Waiting
@@ -38,6 +39,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     disk_pool: str = ""
     match: Mapping[str, str] = {}
     network: str
+    cpu_model: CpuModel = HOST
+    """What its guest knows of the server's CPU."""
+    like: str = ""
+    """With `host-passthrough`: the CPU that the server must have, since the guest runs on such a one and moves live."""
     spread: str = ""
     on_servers: Counter[ServerName]
     in_domains: Counter[str]
@@ -97,7 +102,7 @@ def _domain(server: ServerState, r: Request) -> str:
 def eligible(p: Planning, r: Request) -> Order:
     """Servers that could ever take such a machine, by load: what changes rarely is sorted out once."""
     fleet, network = p.index.fleet, p.index.network(r.network)
-    profile = (r.network, r.disk_pool, tuple(sorted(r.match.items())))
+    profile = (r.network, r.disk_pool, tuple(sorted(r.match.items())), r.cpu_model, r.like)
     return fleet.order(profile, (s for s in fleet.servers.values() if _never(fleet, network, s, r) is None))
 
 
@@ -111,6 +116,8 @@ def _never(fleet: Fleet, network: NetworkState, s: ServerState, r: Request) -> R
         return Rejection.UNSCHEDULABLE
     if not matches(r.match, s.labels):
         return Rejection.NO_MATCH
+    if not holds(s, r.cpu_model, r.like):
+        return Rejection.CPU_MODEL
     spec = network.spec
     if spec is None or spec.bridge not in s.bridges:
         return Rejection.NO_NETWORK
@@ -119,6 +126,14 @@ def _never(fleet: Fleet, network: NetworkState, s: ServerState, r: Request) -> R
     if not any(_reaches(fleet, s, pool) for pool in ([r.disk_pool] if r.disk_pool else fleet.pool_order)):
         return Rejection.NO_POOL
     return None
+
+
+def holds(s: ServerState, model: CpuModel, like: str) -> bool:
+    """The server can give a guest that CPU: the level, or its own where nobody asks for a certain one. One of an agent
+    that tells nothing of its CPU is taken for like the others."""
+    if not s.cpu:
+        return True
+    return not like or s.cpu == like if model == HOST else model in s.cpu_models
 
 
 def _reaches(fleet: Fleet, s: ServerState, pool: str) -> bool:

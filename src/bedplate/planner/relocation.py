@@ -10,9 +10,11 @@ from collections.abc import Mapping, Set
 import msgspec
 
 from bedplate.model.blueprint import MachineEntry
+from bedplate.model.cpus import HOST, CpuChoice, CpuModel
 from bedplate.model.ids import ServerName, key
 from bedplate.model.kinds.base import Object
-from bedplate.planner import affinity, machines, placement
+from bedplate.model.whereabouts import ALIVE
+from bedplate.planner import affinity, cpus, machines, placement
 from bedplate.planner.context import Planning
 from bedplate.planner.placement import Place, Request
 
@@ -31,7 +33,9 @@ def paused(p: Planning, m: MachineEntry) -> str:
 
 def request(p: Planning, m: MachineEntry, avoid: Set[ServerName] = frozenset()) -> Request:
     """What the machine asks of another server: its disk pool is given, its own server counts as taken."""
-    match, spread = _wishes(p, m)
+    match, spread, choice = _wishes(p, m)
+    live = runs(p, m)
+    model = m.cpu_model if live else cpus.chosen(p, choice)
     if m.is_node:
         family = [o for o in p.index.by_cluster[m.cluster].values() if o.owner == m.owner and o.uid != m.uid]
     else:
@@ -47,6 +51,8 @@ def request(p: Planning, m: MachineEntry, avoid: Set[ServerName] = frozenset()) 
         disk_pool=m.disk_pool,
         match=match,
         network=m.nic.network,
+        cpu_model=model,
+        like=p.index.fleet.server(m.server).cpu if live and model == HOST else "",
         spread=spread,
         on_servers=on_servers,
         in_domains=in_domains,
@@ -66,13 +72,25 @@ def find(p: Planning, m: MachineEntry, avoid: Set[ServerName] = frozenset(), *, 
     return place
 
 
-def _wishes(p: Planning, m: MachineEntry) -> tuple[Mapping[str, str], str]:
-    """Labels that its server must have, and over what its owner's machines spread."""
+def runs(p: Planning, m: MachineEntry) -> bool:
+    """It runs on its server, as far as is known: elsewhere it would go live."""
+    seen = p.inventory.domain(m.server, m.uid)
+    return seen is not None and seen.value.state in ALIVE and not p.ended(m)
+
+
+def cold(p: Planning, m: MachineEntry) -> CpuModel:
+    """The CPU that it gets where it is started anew on another server."""
+    return cpus.chosen(p, _wishes(p, m)[2])
+
+
+def _wishes(p: Planning, m: MachineEntry) -> tuple[Mapping[str, str], str, CpuChoice]:
+    """Labels that its server must have, over what its owner's machines spread, and the CPU that is asked for."""
     cluster = p.spec.clusters.get(m.owner)
     if cluster is not None:
-        return cluster.spec.control_plane.machine.match, cluster.spec.control_plane.spread
+        plane = cluster.spec.control_plane
+        return plane.machine.match, plane.spread, plane.machine.cpu_model
     pool = p.spec.node_pools.get(m.owner)
     if pool is not None:
-        return pool.spec.machine.match, pool.spec.spread
+        return pool.spec.machine.match, pool.spec.spread, pool.spec.machine.cpu_model
     vm = p.spec.virtual_machines.get(m.owner)
-    return (vm.spec.match if vm is not None else {}), ""
+    return (vm.spec.match, "", vm.spec.cpu_model) if vm is not None else ({}, "", "auto")

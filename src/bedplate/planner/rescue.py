@@ -83,7 +83,9 @@ def _start_elsewhere(p: Planning, m: MachineEntry, starting: Counter[ServerName]
     assert isinstance(lost, ServerEntry)
     reason = f"its server {m.server} died ({lost.by} confirmed it)"
     carried = _has_disk(p, m)
-    moved = msgspec.structs.replace(m, server=place.server, source=ServerName(""), carried=carried, reason=reason)
+    moved = msgspec.structs.replace(
+        m, server=place.server, source=ServerName(""), carried=carried, reason=reason, cpu_model=relocation.cold(p, m)
+    )
     if m.desired == "run":
         moved = msgspec.structs.replace(moved, boot=m.boot + 1)
     p.put(moved, f"{m.name} is started on {place.server}: {reason}")

@@ -12,7 +12,7 @@ from bedplate.model.ids import ClusterKey, Key
 from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.virtual_machine import RunStrategy, VirtualMachine
 from bedplate.model.report import Waiting
-from bedplate.planner import affinity, clusters, machines, moves, recover, spare
+from bedplate.planner import affinity, clusters, cpus, machines, moves, placement, recover, relocation, spare
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import parse_mib
@@ -35,7 +35,7 @@ def settle(p: Planning, unit: Key) -> None:
 
 
 def _follow(p: Planning, v: VirtualMachine, m: MachineEntry) -> None:
-    m = _resize(p, v, m)
+    m = _cpu(p, v, _resize(p, v, m))
     desired = _DESIRED[v.spec.run_strategy]
     if desired != m.desired:
         seen = p.domain(m)
@@ -112,6 +112,18 @@ def _resize(p: Planning, v: VirtualMachine, m: MachineEntry) -> MachineEntry:
     return p.put(entry, f"{m.name} gets {cpu} CPUs and {memory} MiB at its next start")
 
 
+def _cpu(p: Planning, v: VirtualMachine, m: MachineEntry) -> MachineEntry:
+    """Take over an edited CPU model while it is off: as long as it runs, it moves with what it was started with."""
+    model = cpus.chosen(p, v.spec.cpu_model)
+    same = v.spec.cpu_model == "auto" or model == m.cpu_model
+    if same or m.source or relocation.runs(p, m) or not p.usable(m.server):
+        return m
+    if not placement.holds(p.index.fleet.server(m.server), model, ""):
+        p.wait(m.key, Waiting.NO_ROOM, f"server {m.server} has no CPU of {model}")
+        return m
+    return p.put(msgspec.structs.replace(m, cpu_model=model), f"{m.name} gets a CPU of {model}")
+
+
 def grow(p: Planning, unit: Key) -> None:
     """Make the machine of a VM that has none."""
     v = p.spec.virtual_machines.get(unit)
@@ -129,7 +141,7 @@ def grow(p: Planning, unit: Key) -> None:
     if v.spec.address and not p.index.network(network).is_free(v.spec.address):
         p.wait(unit, Waiting.NO_ADDRESS, f"address {v.spec.address} on network {network} is taken")
         return
-    mold = _mold(unit, v, image, network)
+    mold = _mold(p, unit, v, image, network)
     w = affinity.wishes(p, v)
     r = machines.request(mold, Counter(w.crowd), Counter())
     r = msgspec.structs.replace(r, forbidden=w.forbidden, required=w.required)
@@ -143,7 +155,7 @@ def grow(p: Planning, unit: Key) -> None:
         p.put(msgspec.structs.replace(m, desired=desired), f"{m.name} is not started: {v.spec.run_strategy}")
 
 
-def _mold(unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machines.Mold:
+def _mold(p: Planning, unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machines.Mold:
     s = v.spec
     shape = MachineShape(cpu=s.cpu, memory=s.memory, disk=s.disk, image=s.image, disk_pool=s.disk_pool, match=s.match)
     return machines.Mold(
@@ -157,6 +169,7 @@ def _mold(unit: Key, v: VirtualMachine, image: ImageRef, network: str) -> machin
         image=image,
         version="",
         network=network,
+        cpu_model=cpus.chosen(p, s.cpu_model),
         user_data=f"{v.metadata.namespace}/{s.user_data}" if s.user_data else "",
         ssh_keys=s.ssh_keys,
         priority=s.priority,

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Generator
 
 from bedplate.model.blueprint import MachineEntry
+from bedplate.model.cpus import HOST
 from bedplate.model.ids import Digest
 from bedplate.model.steps import Done, Failed, MigrateDomain, StepResult, Unknown
 from bedplate.sim import leases, truth, views
@@ -90,6 +91,8 @@ def migrate(world: World, source: SimServer, step: MigrateDomain, deadline: floa
         refused = _refusal(world, source, target, m)
         if refused is not None:
             return refused
+        if not _goes_on(domain, source, target):
+            world.violation("live moves", f"{m.name} moved to {target.name}, with whose CPU its guest can't go on")
         move = world.moves[m.uid] = Move(domain, source, target, m, end)
         world.spawn(move.run(world))
     while move.result is None and world.now < end + MARGIN:
@@ -106,6 +109,13 @@ def _refusal(world: World, source: SimServer, target: SimServer, m: MachineEntry
     if world.memory[target.name] + m.memory_mib > target.memory_mib:
         return Failed(reason="OutOfMemory", message=f"{target.name} has no {m.memory_mib} MiB for {m.name}")
     return receive(world, target, m)
+
+
+def _goes_on(domain: SimDomain, source: SimServer, target: SimServer) -> bool:
+    """The guest finds there what it was started with. With `host-passthrough` nobody refuses a move to another CPU: the
+    guest crashes some time after it."""
+    model = (domain.hardware or domain.entry).cpu_model
+    return source.cpu == target.cpu if model == HOST else model in target.cpu_models
 
 
 def _talk(source: SimServer, target: SimServer) -> bool:

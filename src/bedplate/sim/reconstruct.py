@@ -43,7 +43,13 @@ def world_from(spec: Spec, inventory: Inventory, blueprint: Blueprint, store: St
 def _server(world: World, view: ServerView, shared: dict[str, SimPool]) -> None:
     pools = {p.name: shared.setdefault(p.name, _pool(p)) if p.shared else _pool(p) for p in view.pools}
     server = world.add_server(
-        view.server, cpus=view.cpus, memory_mib=view.memory_mib, bridges=view.bridges, pools=pools
+        view.server,
+        cpus=view.cpus,
+        cpu=view.cpu,
+        cpu_models=view.cpu_models,
+        memory_mib=view.memory_mib,
+        bridges=view.bridges,
+        pools=pools,
     )
     server.enrolled = server.host_uuid = view.host_uuid
     if view.connected:

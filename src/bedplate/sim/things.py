@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from bedplate.model.blueprint import Host, MachineEntry
+from bedplate.model.cpus import CpuModel
 from bedplate.model.ids import ClusterKey, Digest, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import MetalView, PoolView
 
@@ -219,12 +220,21 @@ class SimBare:
             disk.stubborn, disk.health = False, "ok"
 
 
+CPUS: dict[str, tuple[CpuModel, ...]] = {
+    "old": ("x86-64-v2-AES",),
+    "new": ("x86-64-v2-AES", "x86-64-v3"),
+}
+"""Generations of servers' CPUs, and the levels that they have."""
+
+
 @dataclass(eq=False)
 class SimServer:
     """A hypervisor with its libvirt, its agent's memory and its links to the networks."""
 
     name: ServerName
     cpus: int = 64
+    cpu: str = "new"
+    cpu_models: tuple[CpuModel, ...] = CPUS["new"]
     memory_mib: int = 262_144
     bridges: tuple[str, ...] = ("br0",)
     pools: dict[str, SimPool] = field(default_factory=dict[str, SimPool])

@@ -57,6 +57,8 @@ def server_view(world: World, server: SimServer) -> ServerView:
         cpus=server.cpus,
         memory_mib=server.memory_mib,
         accelerator="kvm",
+        cpu=server.cpu,
+        cpu_models=server.cpu_models,
         bridges=server.bridges,
         pools=tuple(p.view() for p in server.pools.values() if not _lost(server, p)),
         error=server.error or _pool_error(server),

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from bedplate.model.blueprint import MachineEntry
+from bedplate.model.cpus import CpuModel
 from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, ServerName, StoreId, key
 from bedplate.model.inventory import LoadView
 from bedplate.sim.durations import Durations
 from bedplate.sim.things import (
+    CPUS,
     Process,
     RunState,
     SimBare,
@@ -124,6 +126,8 @@ class World:
         name: str,
         *,
         cpus: int = 64,
+        cpu: str = "new",
+        cpu_models: tuple[CpuModel, ...] = CPUS["new"],
         memory_mib: int = 262_144,
         bridges: Iterable[str] = ("br0",),
         pools: Mapping[str, SimPool] | None = None,
@@ -133,6 +137,8 @@ class World:
         server = SimServer(
             name=ServerName(name),
             cpus=cpus,
+            cpu=cpu,
+            cpu_models=cpu_models,
             memory_mib=memory_mib,
             bridges=tuple(bridges),
             pools=dict(pools) if pools is not None else {"local": SimPool("local")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bedplate.model.cpus import CpuChoice
 from bedplate.model.meta import API_VERSION, Condition, ObjectMeta
 from bedplate.model.wire import Wire
 
@@ -44,6 +45,8 @@ class MachineShape(Wire, frozen=True):
     """Name of a DiskPool; empty: any that the server reaches, shared ones first."""
     match: dict[str, str] = {}
     """Labels that the server must have."""
+    cpu_model: CpuChoice = "auto"
+    """Of virtual machines: what they know of their server's CPU. `auto`: as the FleetPolicy says."""
 
 
 class Rollout(Wire, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bedplate.model.cpus import CpuChoice
 from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
@@ -65,6 +66,10 @@ class FleetPolicySpec(Wire, frozen=True):
     reserve: Reserve = Reserve()
     substrate: SubstratePolicy = SubstratePolicy()
     metal: MetalPolicy = MetalPolicy()
+    cpu_model: CpuChoice = "auto"
+    """What guests know of their server's CPU that don't say otherwise. `auto`: all of it (`host-passthrough`) where all
+    hypervisors have the same CPU, else the highest level that all of them have, so that every guest can move live to
+    every server."""
 
 
 class FleetPolicy(BedplateObject, frozen=True):

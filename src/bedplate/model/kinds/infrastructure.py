@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bedplate.model.cpus import CpuModel
 from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
@@ -178,6 +179,10 @@ class ServerStatus(Status, frozen=True):
     allocated_cpus: int = 0
     allocated_memory: str = ""
     accelerator: Literal["", "kvm", "tcg"] = ""
+    cpu: str = ""
+    """Which CPU it is; guests that see it move live only between servers that show the same."""
+    cpu_models: tuple[CpuModel, ...] = ()
+    """Levels that guests may be given instead, lowest first."""
     machines: int = 0
     power: Literal["", "on", "off", "unknown"] = ""
     """As its BMC said last; empty: it has none, or is not reached."""

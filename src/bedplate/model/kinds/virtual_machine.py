@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bedplate.model.cpus import CpuChoice
 from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
@@ -25,6 +26,8 @@ class VirtualMachineSpec(Wire, frozen=True):
     """As KubeVirt has it. `Always`: kept running. `RerunOnFailure`: started, and again after failures only. `Manual`:
     people start and stop it. `Halted`: kept off."""
     cpu: int = 1
+    cpu_model: CpuChoice = "auto"
+    """What its guest knows of its server's CPU, from its next start on. `auto`: as the FleetPolicy says."""
     memory: str = "1Gi"
     disk: str = "10Gi"
     image: str = ""

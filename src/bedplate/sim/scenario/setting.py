@@ -19,7 +19,7 @@ from bedplate.model.registry import KINDS
 from bedplate.model.validation import shape, single
 from bedplate.sim import fleet
 from bedplate.sim.scenario.plain import Plain, ScenarioError, Time
-from bedplate.sim.things import SimPool
+from bedplate.sim.things import CPUS, SimPool
 from bedplate.sim.workload import App
 from bedplate.sim.world import World
 
@@ -30,6 +30,9 @@ LOCAL_MIB = 1_000_000
 _KINDS = {info.kind: info.type for info in KINDS}
 
 
+Generation = Literal["old", "new"]
+
+
 class Servers(Plain, frozen=True):
     """Equal servers."""
 
@@ -37,6 +40,8 @@ class Servers(Plain, frozen=True):
     count: int = 0
     """So many, numbered: hv1, hv2 ...; 0: one, of just that name."""
     cpus: int = 16
+    cpu: Generation | tuple[Generation, ...] = "new"
+    """The generation of their CPUs: one for all, or several that are dealt out one after the other."""
     memory: str = "64Gi"
     pools: tuple[str, ...] = ()
     """Disk pools that they reach; empty: all."""
@@ -143,6 +148,7 @@ class Racked(msgspec.Struct, frozen=True, kw_only=True):
     group: Servers
     place: dict[str, str]
     pools: tuple[str, ...]
+    cpu: Generation
 
 
 def servers_of(setting: Setting) -> list[Racked]:
@@ -160,7 +166,9 @@ def servers_of(setting: Setting) -> list[Racked]:
         for n in range(max(1, group.count)):
             name = f"{group.name}{named + n + 1}" if group.count else group.name
             place = {k: v if isinstance(v, str) else v[n % len(v)] for k, v in group.place.items() if v}
-            found.append(Racked(name=name, group=group, place=place, pools=group.pools or tuple(setting.pools)))
+            cpu = group.cpu if isinstance(group.cpu, str) else group.cpu[n % len(group.cpu)]
+            pools = group.pools or tuple(setting.pools)
+            found.append(Racked(name=name, group=group, place=place, pools=pools, cpu=cpu))
     doubles = {r.name for r in found if sum(1 for o in found if o.name == r.name) > 1}
     if doubles:
         raise ScenarioError(f"{FILE}: servers: {', '.join(sorted(doubles))} is there twice")
@@ -192,7 +200,15 @@ def world_of(setting: Setting) -> World:
                 place=racked.place,
             )
             continue
-        world.add_server(racked.name, cpus=racked.group.cpus, memory_mib=memory, pools=pools, place=racked.place)
+        world.add_server(
+            racked.name,
+            cpus=racked.group.cpus,
+            cpu=racked.cpu,
+            cpu_models=CPUS[racked.cpu],
+            memory_mib=memory,
+            pools=pools,
+            place=racked.place,
+        )
     return world
 
 
