@@ -13,10 +13,14 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from bedplate import __version__
+from bedplate.agent.hardware_health import Problem, worst
 from bedplate.agent.kvm_probe import probe
 from bedplate.model.cpus import CpuModel, models
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import PoolView, ServerView
+
+INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+"""`PROC_PID_INIT_INO` of the kernel."""
 
 
 class Host:
@@ -40,6 +44,7 @@ class Host:
         self.address = address
         self._cpu, self._cpu_models = cpu
         self._boot_id = boot_id()
+        self._problems: list[Problem] = []
 
     async def view(self, pools: tuple[PoolView, ...], error: str) -> ServerView:
         """The server as it is now."""
@@ -59,7 +64,19 @@ class Host:
             bridges=await bridges(),
             pools=pools,
             error=error,
+            health=worst(self._problems),
+            problems=tuple(p.sentence for p in self._problems),
         )
+
+    def ails(self, problems: list[Problem]) -> None:
+        """Take in what is wrong with its hardware now."""
+        self._problems = problems
+
+
+def has_kernel_alone(proc: Path = Path("/proc")) -> bool:
+    """What the kernel tells of CPUs and hardware is this server's. False: it is one container of several, such as a
+    lab's."""
+    return os.readlink(proc / "self/ns/pid") == INITIAL_PID_NAMESPACE
 
 
 def boot_id() -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import libvirt
 
 from bedplate.agent.faults import HypervisorDown
-from bedplate.agent.host import busy_seconds
+from bedplate.agent.host import busy_seconds, has_kernel_alone
 from bedplate.agent.state import AgentState
 from bedplate.agent.worker import Worker
 from bedplate.model.ids import MachineUid, ServerName
@@ -34,8 +34,6 @@ TELL_SECONDS = 600.0
 """After so long it is told in any case."""
 CHANGE = 0.1
 """Of the server's CPUs: a smaller change of a mean moves nothing."""
-INITIAL_PID_NAMESPACE = "pid:[4026531836]"
-"""`PROC_PID_INIT_INO` of the kernel: here `/proc/stat` counts this server; elsewhere it counts the host of them all."""
 
 
 class _Series:
@@ -147,7 +145,7 @@ class ProcessTimes:
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._tick = os.sysconf("SC_CLK_TCK")
-        self._alone = os.readlink(proc / "self/ns/pid") == INITIAL_PID_NAMESPACE
+        self._alone = has_kernel_alone(proc)
         self._last: dict[tuple[str, str], int] = {}
         self._sum = 0
 

@@ -24,7 +24,8 @@ from bedplate.agent.domain_steps import DomainSteps
 from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
-from bedplate.agent.host import Host, accelerator, boot_id, guest_cpu, libvirt_host_uuid
+from bedplate.agent.hardware_health import HealthWatch
+from bedplate.agent.host import Host, accelerator, boot_id, guest_cpu, has_kernel_alone, libvirt_host_uuid
 from bedplate.agent.hypervisor_role import HypervisorRole
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.load import LoadSampler
@@ -223,6 +224,7 @@ class _Parts:
         )
         machines = Machines(state, store, observer, disks, domains, self.migration, channel, self.measurer)
         self.supervisor = Supervisor(uri, observer.hypervisor_changed, observer.event)
+        self.health = HealthWatch(observer.hardware_changed) if has_kernel_alone() else None
         self.load = LoadSampler(host.server, state, worker, observer.load_changed)
         self.link = ControllerLink(
             state,
@@ -248,6 +250,8 @@ class _Parts:
                 group.create_task(self.observer.rounds())
                 group.create_task(self.load.run())
                 group.create_task(self.link.run())
+                if self.health is not None:
+                    group.create_task(self.health.run())
         finally:
             self.measurer.close()
             await self.migration.stop()

@@ -22,6 +22,7 @@ from bedplate.agent.facts import Facts, all_facts, facts_of
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
 from bedplate.agent.guest_watch import GuestWatch
+from bedplate.agent.hardware_health import Problem
 from bedplate.agent.host import Host
 from bedplate.agent.lease_keeper import LeaseKeeper
 from bedplate.agent.role import Send
@@ -218,6 +219,11 @@ class Observer:
         self._spawn(self.tell([view]))
         if view.server == self._host.server:
             self._spawn(self.refresh_server())
+
+    async def hardware_changed(self, problems: list[Problem]) -> None:
+        """The server's hardware was looked at."""
+        self._host.ails(problems)
+        await self.refresh_server()
 
     async def load_changed(self, view: LoadView) -> None:
         """The load is worth telling."""

@@ -151,6 +151,9 @@ def _about_server(engine: Engine, name: ServerName) -> list[str]:
         out.append(f"its BMC is not reached: {bmc.value.error}")
     elif bmc is not None and bmc.value.problems:
         out.append(f"its BMC says: {'; '.join(bmc.value.problems)}")
+    seen = engine.inventory.inventory.server(name)
+    if seen is not None and seen.value.problems:
+        out.append(f"it says itself: {'; '.join(seen.value.problems)}")
     return out
 
 

@@ -338,14 +338,16 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
             )
         )
     bmc = engine.inventory.inventory.bmc(view.server)
-    if bmc is not None and bmc.value.health:
-        well = bmc.value.health == "ok"
+    said = (bmc.value.health if bmc is not None else "", view.health)
+    if any(said):
+        worst = next(h for h in ("critical", "warning", "ok") if h in said)
+        problems = (*(bmc.value.problems if bmc is not None else ()), *view.problems)
         found.append(
             Condition(
                 type="HardwareHealthy",
-                status="True" if well else "False",
-                reason=bmc.value.health.capitalize(),
-                message="; ".join(bmc.value.problems),
+                status="True" if worst == "ok" else "False",
+                reason=worst.capitalize(),
+                message="; ".join(problems),
                 observed_generation=generation,
             )
         )

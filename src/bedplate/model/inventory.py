@@ -45,6 +45,10 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", ta
     bridges: tuple[str, ...] = ()
     pools: tuple[PoolView, ...] = ()
     error: str = ""
+    health: Literal["", "warning", "critical"] = ""
+    """What the server itself says of its hardware; empty: nothing is wrong, or it does not tell."""
+    problems: tuple[str, ...] = ()
+    """One sentence for each thing that is wrong with it."""
     system: Literal["hypervisor", "ram", "node"] = "hypervisor"
     """What the agent runs in: a hypervisor, the RAM system of a bare server, or the node deployed on its disk."""
     run: int = 0

@@ -79,8 +79,9 @@ class ServerState:
         self.given_up = server is not None and self.connected and runs and _is_given_up(server)
         self.unschedulable = server is not None and server.spec.unschedulable
         self.maintenance_until = _maintenance_until(server)
-        self.failing = bmc.value.health if bmc is not None and bmc.value.health in {"warning", "critical"} else ""
-        """What its BMC says of its hardware, where that is not well: `warning` or `critical`."""
+        said = {bmc.value.health if bmc is not None else "", view.health if view is not None else ""}
+        self.failing = next((h for h in ("critical", "warning") if h in said), "")
+        """What its BMC and it itself say of its hardware, where that is not well: `warning` or `critical`."""
         self.domains: Mapping[str, str] = server.spec.failure_domain if server is not None else {}
         self.labels: Mapping[str, str] = server_labels(server) if server is not None else {}
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)

@@ -163,6 +163,12 @@ def _bmc(d: _Dice, at: Time) -> list[AnyAction]:
     return [first, do.BmcChange(server=name, at=end, **good)]  # type: ignore[arg-type]
 
 
+def _hardware(d: _Dice, at: Time) -> list[AnyAction]:
+    name, end = d.server(), Time(at + d.lasting(600, 12 * 3600))
+    severity: Any = d.random.choice(["warning", "critical"])
+    return [do.Ails(server=name, severity=severity, at=at), do.Ails(server=name, severity="", at=end)]
+
+
 def _dead_bmc_and_server(d: _Dice, at: Time) -> list[AnyAction]:
     name = d.server()
     return [
@@ -287,6 +293,7 @@ WEIGHTS: dict[Trouble, float] = {
     _guests: 2,
     _partition: 4,
     _bmc: 4,  # the least kept parts of a datacentre
+    _hardware: 1,
     _dead_bmc_and_server: 2,
     _disk: 3,
     _guest_ends: 5,

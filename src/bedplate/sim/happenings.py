@@ -224,6 +224,14 @@ class Happenings(People):
             found.setdefault(id(user.pools[name]), (user.pools[name], []))[1].append(user)
         return list(found.values())
 
+    def ails(self, name: str, severity: Literal["", "warning", "critical"]) -> None:
+        """A server itself finds its hardware failing, whatever its BMC says; empty: no longer."""
+        self.say("world", f"{name} finds its hardware {severity or 'well'}")
+        server = self.world.servers[ServerName(name)]
+        server.ails = severity
+        self.world.touch_server(server)
+        self.touched()
+
     def bad_firmware(self, names: Iterable[str], pool: str = "local", *, within: float = 86_400.0) -> None:
         """A batch of servers has disks whose firmware fails for good, each within so many seconds."""
         for server in list(self._servers(names)):

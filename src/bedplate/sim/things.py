@@ -271,6 +271,8 @@ class SimServer:
     """Counts connections made and lost."""
     error: str = ""
     """Why libvirt does not answer."""
+    ails: Literal["", "warning", "critical"] = ""
+    """What it says itself of its hardware."""
     stuck: bool = False
     """Its guests can't be killed: they hang in their storage's I/O."""
     guarded: bool = False

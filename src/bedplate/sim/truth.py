@@ -181,7 +181,7 @@ def draining(world: World, m: MachineEntry) -> None:
 def moved(world: World, source: SimServer, m: MachineEntry) -> None:
     """A machine was moved: not twice in ten minutes, unless its server has to be emptied."""
     times = _act(world, f"move/{m.uid}", source.name)
-    ill = source.maintenance or source.bmc.health in {"warning", "critical"} or bool(source.error)
+    ill = source.maintenance or bool({source.bmc.health, source.ails} & {"warning", "critical"}) or bool(source.error)
     if len(times) > 1 and not ill:
         said = f"{m.name} was moved {len(times)} times within 10 min: from {', '.join(times)}"
         world.violation("ping-pong", said)

@@ -62,6 +62,8 @@ def server_view(world: World, server: SimServer) -> ServerView:
         bridges=server.bridges,
         pools=tuple(p.view() for p in server.pools.values() if not _lost(server, p)),
         error=server.error or _pool_error(server),
+        health=server.ails,
+        problems=("its hardware fails",) if server.ails else (),
         system=server.bare.system or "hypervisor" if server.bare is not None else "hypervisor",
         run=server.bare.view.run if server.bare is not None and server.bare.view is not None else 0,
     )

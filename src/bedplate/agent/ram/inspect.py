@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from bedplate.agent.faults import AgentFault
+from bedplate.agent.hardware_health import passed
 from bedplate.agent.ram.devices import Device, devices, run_tool, signatures
 from bedplate.agent.ram.lldp import neighbours
 from bedplate.model.metal import Component, Disk, Hardware, NetworkCard
@@ -121,10 +122,10 @@ def disk_of(device: Device) -> Disk:
 def health(said: str) -> Literal["", "ok", "failing"]:
     """What `smartctl --health --json` says; empty where the disk does not tell."""
     try:
-        passed = json.loads(said or "{}").get("smart_status", {}).get("passed")
+        verdict = passed(json.loads(said or "{}"))
     except (ValueError, AttributeError):
         return ""
-    return "" if passed is None else "ok" if passed else "failing"
+    return "" if verdict is None else "ok" if verdict else "failing"
 
 
 # --- network --------------------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ PACKAGES = (
     *system.PACKAGES,
     # what docs/tasks/agents.md asks of a hypervisor
     *("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-utils", "ovmf", "genisoimage"),
-    *("python3-libvirt", "dmidecode"),
+    *("python3-libvirt", "dmidecode", "smartmontools"),
 )
 ENABLED = ("libvirtd.socket",)
-NEVER = ("libvirt-guests.service",)
-"""Bedplate starts its machines itself."""
+NEVER = ("libvirt-guests.service", "smartmontools.service")
+"""Bedplate starts its machines itself, and asks the disks itself."""
 
 
 class HypervisorBuild(msgspec.Struct, frozen=True):

@@ -150,6 +150,15 @@ class BmcChange(OnServer, frozen=True, kw_only=True, tag="bmc"):
 # --- servers that hang ------------------------------------------------------------------------------------------------
 
 
+class Ails(OnServer, frozen=True, kw_only=True, tag="ails"):
+    """It finds its own hardware failing: memory errors, a disk that says so."""
+
+    severity: Literal["", "warning", "critical"] = "critical"
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        sim.ails(cast.server(self.server), self.severity)
+
+
 class KillAgent(OnServer, frozen=True, kw_only=True, tag="kill-agent"):
     """Its agent is killed and, unless `returns` is false, back after `for`."""
 
@@ -480,7 +489,7 @@ def _annotate(sim: Simulator, cast: Cast, text: str, annotation: str, value: str
 
 AnyAction = (
     Note | Cut | Heal | PowerOff | PowerOn | LosePower | LoseFeed | RestorePower | Reboot | Repair | BmcChange
-    | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
+    | Ails | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
     | ResumeGuest | DirtyMemory | StopApi | FailJoins | NextMove | NextStep | JumpClock | KillController
     | StartController | BreakStore | Maintain | Unmaintain | Pause | Resume | AllowMany | Scale | Unschedulable
     | Declare | Delete | Mended | Bare | Accept | Role | Retire | Ask

@@ -31,7 +31,7 @@ def mend(sim: Simulator) -> None:
     for label, value in sorted(sim.world.dark):
         sim.restore_power(label, value, switch_on=False)
     for server in sim.world.servers.values():
-        server.broken, server.error = False, ""
+        server.broken, server.error, server.ails = False, "", ""
         server.bmc = SimBmc()
         if server.bare is not None:
             server.bare.mend()
