@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,6 +23,7 @@ from bedplate.api import requests
 from bedplate.api.hooks import Gauge, Hooks, NotAvailable
 from bedplate.cli.client import Client
 from bedplate.cli.errors import ApiError, UserError
+from bedplate.cli.websocket import open_websocket
 from bedplate.model.kinds.base import Object
 
 SERVERS = f"{GROUP}/servers"
@@ -350,7 +351,9 @@ def test_health_and_metrics(api: ApiServer, fakes: Fakes) -> None:
 def stream(api: ApiServer, path: str, token: str = "") -> ClientConnection:
     headers = {"Authorization": f"Bearer {token or api.context.token}"}
     uri = f"wss://127.0.0.1:{api.port}{path}"
-    return connect(uri, ssl=api.tls(), additional_headers=headers, proxy=None, compression=None, open_timeout=WAIT)
+    return open_websocket(
+        uri, ssl=api.tls(), additional_headers=headers, proxy=None, compression=None, open_timeout=WAIT
+    )
 
 
 def test_a_console_carries_bytes_both_ways(api: ApiServer, fakes: Fakes) -> None:

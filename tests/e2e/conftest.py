@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -97,6 +98,18 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("BEDPLATE_CONFIG", self.environment["BEDPLATE_CONFIG"])
             self.controller().ensure()
+
+    def in_guest(self, server: str, uid: str, path: str, *argv: str) -> str:
+        """What a command in a guest prints, run by its guest agent."""
+        run = {"execute": "guest-exec", "arguments": {"path": path, "arg": list(argv), "capture-output": True}}
+        pid = json.loads(self.virsh(server, "qemu-agent-command", uid, json.dumps(run)))["return"]["pid"]
+        look = json.dumps({"execute": "guest-exec-status", "arguments": {"pid": pid}})
+
+        def ended() -> dict[str, Any]:
+            found = json.loads(self.virsh(server, "qemu-agent-command", uid, look))["return"]
+            return found if found["exited"] else {}
+
+        return base64.b64decode(self.until(f"{path} ends", ended, 60).get("out-data", "")).decode()
 
     def virsh(self, server: str, *argv: str) -> str:
         """Act on a hypervisor's libvirt by hand."""

@@ -180,8 +180,9 @@ def a_failed_kubelet_is_restarted(world: Any) -> None:
     """Stopped by hand, systemd leaves it stopped: only who restarts it makes its node Ready again."""
     victim = pool(world)[0]
     uid, boots = victim["metadata"]["uid"], victim["status"]["boots"]
-    stop = {"execute": "guest-exec", "arguments": {"path": "/bin/systemctl", "arg": ["stop", "kubelet"]}}
-    world.virsh(victim["spec"]["server"], "qemu-agent-command", uid, json.dumps(stop))
+    systemctl = (victim["spec"]["server"], uid, "/bin/systemctl")
+    world.until("its kubelet runs", lambda: world.in_guest(*systemctl, "is-active", "kubelet").strip() == "active")
+    world.in_guest(*systemctl, "stop", "kubelet")
 
     def is_ready() -> bool:
         return any(m["metadata"]["uid"] == uid and ready(m) for m in pool(world))

@@ -5,7 +5,6 @@ Guests are tiny ones that are up in seconds, so that the times are those of dete
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterator
@@ -225,7 +224,7 @@ def test_a_guest_of_one_cpu_level_sees_no_more_and_moves_live(tiny: World) -> No
         server = make(tiny, "level")["status"]["server"]
         assert {"x86-64-v2-AES"} <= set(tiny.object("server", server)["status"]["cpuModels"])
         uid = tiny.virsh(server, "list", "--uuid").strip()
-        flags = _in_guest(tiny, server, uid, "/bin/grep", "-m1", "^flags", "/proc/cpuinfo").split()
+        flags = tiny.in_guest(server, uid, "/bin/grep", "-m1", "^flags", "/proc/cpuinfo").split()
         assert {"sse4_2", "popcnt", "aes"} <= set(flags)
         assert not {"avx", "avx2", "bmi2", "svm"} & set(flags)
         tiny.bedplate("maintain", f"server/{server}", "--reason", "an older one stays", "--wait", "--timeout", "300s")
@@ -234,16 +233,3 @@ def test_a_guest_of_one_cpu_level_sees_no_more_and_moves_live(tiny: World) -> No
         assert (now["boots"], now["phase"]) == (1, "Running")
     finally:
         tiny.bedplate("delete", "fleetpolicy", "default")
-
-
-def _in_guest(world: World, server: str, uid: str, path: str, *argv: str) -> str:
-    """What a command in a guest prints."""
-    run = {"execute": "guest-exec", "arguments": {"path": path, "arg": list(argv), "capture-output": True}}
-    pid = json.loads(world.virsh(server, "qemu-agent-command", uid, json.dumps(run)))["return"]["pid"]
-    look = json.dumps({"execute": "guest-exec-status", "arguments": {"pid": pid}})
-
-    def ended() -> dict[str, Any]:
-        found = json.loads(world.virsh(server, "qemu-agent-command", uid, look))["return"]
-        return found if found["exited"] else {}
-
-    return base64.b64decode(world.until(f"{path} ends", ended, 60)["out-data"]).decode()

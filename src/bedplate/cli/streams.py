@@ -21,7 +21,8 @@ def open_stream(session: Session, path: str, query: Query | None = None) -> Any:
         UserError: no controller answers, or it refuses.
     """
     from websockets.exceptions import InvalidStatus, WebSocketException
-    from websockets.sync.client import connect
+
+    from bedplate.cli.websocket import open_websocket
 
     client = session.client
     base = urlsplit(session.context.server)
@@ -29,7 +30,7 @@ def open_stream(session: Session, path: str, query: Query | None = None) -> Any:
     uri = f"wss://{base.netloc}{base.path}{path}{tail}"
     try:
         # The token goes to the controller alone: never through a proxy that the environment may name.
-        return connect(
+        return open_websocket(
             uri, ssl=client.tls(), additional_headers=client.headers(), proxy=None, compression=None, max_size=None
         )
     except InvalidStatus as error:

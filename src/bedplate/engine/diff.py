@@ -53,7 +53,7 @@ from bedplate.model.steps import (
     Step,
     StopDomain,
 )
-from bedplate.model.whereabouts import left_on_pool, strays
+from bedplate.model.whereabouts import left_on_pool, strays, switched_on_since
 
 
 def next_for(world: World, key: Key) -> Next:
@@ -130,6 +130,8 @@ def _ended_with_server(world: World, m: MachineEntry) -> bool:
     guests whose disks are on the pool."""
     lost, seen = world.blueprint.server(m.server), world.inventory.server(m.server)
     if lost is None or lost.standing != "dead" or (seen is not None and seen.value.connected):
+        return False
+    if m.substrate == "metal" and switched_on_since(lost, world.attempts.get(lost.key, {})):
         return False
     return lost.by == "power" or any(o.value.disk_pool == m.disk_pool for o in world.inventory.leases(m.server))
 

@@ -18,6 +18,7 @@ from bedplate.engine.gate import FOREVER, Gate
 from bedplate.engine.milestones import milestones
 from bedplate.engine.projection import Projection
 from bedplate.engine.state import AttemptState, BlueprintIndex, InventoryState, SpecState
+from bedplate.engine.tally import Tally
 from bedplate.engine.wanted import Next, World
 from bedplate.model.attempts import Attempt
 from bedplate.model.blueprint import (
@@ -42,7 +43,6 @@ from bedplate.model.inventory import (
     ServerView,
 )
 from bedplate.model.journal import OperationRecord, after, begun, failed
-from bedplate.model.lifecycle import Phase
 from bedplate.model.policy import Policy
 from bedplate.model.report import Report, Waiting, WaitingOn
 from bedplate.model.spec import Spec
@@ -514,9 +514,9 @@ class Engine:
         self._out.extend(self._projection.flush(self, self._now))
 
     @property
-    def phases(self) -> dict[Key, tuple[MachineEntry, Phase]]:
-        """Phases of machines that were asked for, each for one entry, as long as nothing about it is new."""
-        return self._projection.phases
+    def tally(self) -> Tally:
+        """Phases and counts of machines, as of what was shown last."""
+        return self._projection.tally
 
     def is_planned(self, k: Key) -> bool:
         """False while a declared object's change is not yet in a committed blueprint: its status is of the past."""

@@ -13,6 +13,7 @@ import msgspec
 from bedplate.engine import messages as msg
 from bedplate.engine import status
 from bedplate.engine.milestones import READY
+from bedplate.engine.tally import Tally
 from bedplate.model.blueprint import AnyEntry, Blueprint, MachineEntry, MetalEntry, RetainedDiskEntry
 from bedplate.model.ids import Key, key
 from bedplate.model.kinds.base import BedplateObject, Object
@@ -21,7 +22,6 @@ from bedplate.model.kinds.control import RetainedDisk
 from bedplate.model.kinds.fleet import FleetPolicy
 from bedplate.model.kinds.infrastructure import DiskPool, Network, Server
 from bedplate.model.kinds.virtual_machine import VirtualMachine
-from bedplate.model.lifecycle import Phase
 from bedplate.model.meta import Condition
 from bedplate.model.spec import object_key
 from bedplate.model.whereabouts import servers_of
@@ -42,8 +42,7 @@ class Projection:
         self._dirty: set[Key] = set()
         self._pending_finalise: set[Key] = set()
         self._machine_key: dict[Key, Key] = {}
-        self.phases: dict[Key, tuple[MachineEntry, Phase]] = {}
-        """Phases of machines, until they are touched: a cluster's status asks for all of its machines'."""
+        self.tally = Tally()
         for k, obj in published.items():
             if isinstance(obj, Machine):
                 self._machine_key[key("machine", obj.metadata.uid)] = k
@@ -55,7 +54,7 @@ class Projection:
     def touch(self, k: Key) -> None:
         """The thing of that blueprint or object key may look different now."""
         self._dirty.add(k)
-        self.phases.pop(k, None)
+        self.tally.phases.pop(k, None)
 
     def declared(self, k: Key, obj: Object | None) -> None:
         """A declared object changed."""
@@ -88,6 +87,7 @@ class Projection:
         # What a user just declared is reported on once it is planned: `Ready` then speaks of that generation.
         self._dirty = {k for k in dirty if not engine.is_planned(k)}
         dirty -= self._dirty
+        self.tally.take(engine, dirty)
         out: list[msg.Command] = []
         for k in sorted(dirty):
             out.extend(self._show(engine, k, now))

@@ -73,9 +73,10 @@ def _domain(engine: Engine, m: MachineEntry) -> DomainView | None:
 
 def machine_phase(engine: Engine, m: MachineEntry) -> Phase:
     """Where a machine is in its life."""
-    known = engine.phases.get(m.key)
+    phases = engine.tally.phases
+    known = phases.get(m.key)
     if known is None or known[0] is not m:
-        known = engine.phases[m.key] = (m, _phase(engine, m))
+        known = phases[m.key] = (m, _phase(engine, m))
     return known[1]
 
 
@@ -178,25 +179,24 @@ def cluster(engine: Engine, c: Cluster) -> ClusterStatus:
     k = object_key(c)
     ck = cluster_key(c.metadata.namespace, c.metadata.name)
     entry = engine.blueprint.entries.get(k)
-    machines = _cluster_machines(engine, k, ck)
-    ready = [m for m in machines if machine_phase(engine, m) is Phase.READY]
-    planes = [m for m in machines if m.role == "control-plane"]
-    planes_ready = sum(1 for m in ready if m.role == "control-plane")
+    count = engine.tally.of_cluster(k)
+    machines, ready, planes = count["machines"], count["ready"], count["planes"]
+    planes_ready = count["planes ready"]
     observed = engine.inventory.inventory.cluster(ck)
     api = observed is not None and observed.value.api
     pools = engine.spec.pools_of.get(ck, {}).values()
     wanted = c.spec.control_plane.replicas + sum(p.spec.replicas for p in pools)
     _, reason, sentence = _what_now(engine, k)
-    whole = planes_ready == c.spec.control_plane.replicas == len(planes)
-    complete = api and len(ready) >= wanted and whole and k not in engine.waiting
+    whole = planes_ready == c.spec.control_plane.replicas == planes
+    complete = api and ready >= wanted and whole and k not in engine.waiting
     if c.metadata.deletion_timestamp:
         phase, reason = "Deleting", "Deleting"
-        message = f"{len(machines)} machines are still going"
+        message = f"{machines} machines are still going"
     elif complete:
-        phase, reason, message = "Ready", "AllNodesReady", f"{len(ready)} of {wanted} nodes are Ready"
+        phase, reason, message = "Ready", "AllNodesReady", f"{ready} of {wanted} nodes are Ready"
     else:
         phase = "Provisioning" if not api else "Scaling"
-        message = sentence or f"{len(ready)} of {wanted} nodes are Ready"
+        message = sentence or f"{ready} of {wanted} nodes are Ready"
         reason = reason or "NodesNotReady"
     present = isinstance(entry, ClusterEntry)
     return ClusterStatus(
@@ -213,29 +213,22 @@ def cluster(engine: Engine, c: Cluster) -> ClusterStatus:
         ),
         version=entry.version if present else c.status.version,
         endpoint=f"{entry.endpoint}:{entry.port}" if present and entry.endpoint else c.status.endpoint,
-        control_plane_replicas=len(planes),
+        control_plane_replicas=planes,
         control_plane_ready=planes_ready,
-        nodes=len(machines),
-        nodes_ready=len(ready),
+        nodes=machines,
+        nodes_ready=ready,
     )
-
-
-def _cluster_machines(engine: Engine, k: Key, ck: str) -> list[MachineEntry]:
-    keys = engine.index.by_cluster.get(ck, set())  # type: ignore[arg-type]
-    found = (engine.blueprint.entries.get(x) for x in sorted(keys) if x != k)
-    return [e for e in found if isinstance(e, MachineEntry)]
 
 
 def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
     """A pool is Ready when it has as many Ready nodes as declared and none that is to go."""
     k = object_key(p)
-    machines = _entries(engine, k)
-    running = [m for m in machines if m.desired == "run"]
-    ready = sum(1 for m in running if machine_phase(engine, m) is Phase.READY)
-    complete = ready == p.spec.replicas == len(machines) and k not in engine.waiting
+    count = engine.tally.of_owner(k)
+    machines, running, ready = count["machines"], count["run"], count["run ready"]
+    complete = ready == p.spec.replicas == machines and k not in engine.waiting
     _, reason, sentence = _what_now(engine, k)
     message = sentence or f"{ready} of {p.spec.replicas} nodes are Ready"
-    leaving = len(machines) - len(running)
+    leaving = machines - running
     if not sentence and leaving and ready == p.spec.replicas:
         reason, message = reason or "MachinesGoing", f"{message}; {leaving} given up and not gone yet"
     entry = engine.blueprint.cluster(cluster_key(p.metadata.namespace, p.spec.cluster))
@@ -244,9 +237,9 @@ def node_pool(engine: Engine, p: NodePool) -> NodePoolStatus:
         phase="Ready" if complete else "Scaling",
         conditions=_ready(complete, "AllNodesReady" if complete else reason or "NodesNotReady", message,
                           p.metadata.generation),
-        replicas=len(machines),
+        replicas=machines,
         ready_replicas=ready,
-        updated_replicas=len(running),
+        updated_replicas=running,
         selector=f"{POOL_LABEL}={p.metadata.name}",
         version=entry.version if entry is not None else "",
     )  # fmt: skip

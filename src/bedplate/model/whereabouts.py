@@ -4,7 +4,7 @@ whether a bare server runs the RAM system that is wanted. Decides nothing."""
 from __future__ import annotations
 
 from bedplate.model.attempts import Attempts
-from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry
+from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView, Inventory, MetalView, Observation
 
@@ -57,6 +57,16 @@ def left_as_learner(cluster: ClusterEntry, m: MachineEntry, attempts: Attempts) 
     begun, asked = attempts.get("Bootstrap"), attempts.get("RemoveEtcdMember")
     forgotten = asked is not None and asked.of(m.generation).succeeded > 0.0
     return begun is not None and bool(begun.first or begun.succeeded) and not forgotten
+
+
+def switched_on_since(lost: ServerEntry, attempts: Attempts) -> bool:
+    """A dead server was ordered to be on again, or may have been: what lies on its own disk may run.
+
+    Args:
+        attempts: Of the server's entry.
+    """
+    tried = attempts.get("PowerOn")
+    return tried is not None and (tried.running or max(tried.succeeded, tried.last) > lost.confirmed)
 
 
 def left_on_pool(m: MachineEntry, attempts: Attempts) -> bool:

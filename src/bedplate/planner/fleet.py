@@ -204,6 +204,9 @@ class Fleet:
         self._shared_used: Counter[str] = Counter()
         self._orders: dict[object, Order] = {}
         self._cpu_model: CpuModel | None = None
+        self.emptied: dict[ServerName, ServerState] = {}
+        """Those of which it is looked at whether they are to be empty."""
+        self.hypervisors = 0
 
     def server(self, name: ServerName) -> ServerState:
         """The state of that server; a new, empty one where it was not known."""
@@ -220,7 +223,14 @@ class Fleet:
         bmc: Observation[BmcView] | None,
     ) -> bool:
         """Take a server's news in; True where more than free space changed."""
-        changed = self.server(name).update(server, seen, bmc)
+        state = self.server(name)
+        self.hypervisors -= state.hypervisor
+        changed = state.update(server, seen, bmc)
+        self.hypervisors += state.hypervisor
+        if state.may_be_emptied:
+            self.emptied[name] = state
+        else:
+            self.emptied.pop(name, None)
         if changed:
             self._orders.clear()
             self._cpu_model = None

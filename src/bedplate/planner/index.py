@@ -21,6 +21,7 @@ from bedplate.model.blueprint import (
 )
 from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, Revision, ServerName, cluster_key, key
 from bedplate.model.inventory import Inventory
+from bedplate.model.kinds.base import MachineShape
 from bedplate.model.kinds.infrastructure import Image
 from bedplate.model.report import WaitingOn
 from bedplate.model.spec import Spec
@@ -58,8 +59,13 @@ class Index:
         self._servers: dict[Key, ServerEntry] = {}
         self._metal: dict[Key, MetalEntry] = {}
         self._in_order: dict[ClusterKey, list[MachineEntry]] = {}
+        self._running: dict[ClusterKey, dict[Key, list[MachineEntry]]] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
+        self.as_declared: dict[MachineUid, tuple[MachineEntry, MachineShape, ImageRef | None, str]] = {}
+        """Machines that were found to be as declared, and what they were compared with."""
+        self.well: set[MachineUid] = set()
+        """Machines that were found to be well, and of which nothing was told since."""
         self.waiters: set[Unit] = set()
         """Units that wait for room or addresses: looked at again when any become free."""
         self.waiting: dict[Unit, dict[Key, WaitingOn]] = {}
@@ -88,8 +94,25 @@ class Index:
         self.number, self.expected = parent.number, {}
         return True
 
+    def unsettle(self, k: Key) -> None:
+        """Something is new of that view, object or entry: who it speaks of is to be looked at again."""
+        kind, _, rest = k.partition("/")
+        match kind:
+            case "domain" | "machine":
+                self.well.discard(MachineUid(rest.rpartition("/")[2]))
+            case "node":
+                cluster, _, name = rest.rpartition("/")
+                self.well.difference_update(
+                    m.uid for m in self.by_cluster.get(ClusterKey(cluster), {}).values() if m.name == name
+                )
+            case "server" | "bmc":
+                self.well.difference_update(m.uid for m in self.by_server.get(ServerName(rest), {}).values())
+            case _:
+                pass
+
     def put(self, entry: AnyEntry) -> None:
         """Set an entry."""
+        self.unsettle(entry.key)
         old = self.entries.get(entry.key)
         if isinstance(old, MachineEntry) and isinstance(entry, MachineEntry) and _same_place(old, entry):
             self._link(entry)
@@ -101,6 +124,7 @@ class Index:
 
     def drop(self, k: Key) -> None:
         """Take an entry out."""
+        self.unsettle(k)
         self._forget(self.entries.pop(k))
 
     def _learn(self, entry: AnyEntry) -> None:
@@ -125,6 +149,7 @@ class Index:
         match entry:
             case MachineEntry():
                 self._unlink(entry)
+                self.as_declared.pop(entry.uid, None)
                 self.names[entry.namespace, entry.name] -= 1
                 self.macs[entry.nic.mac] -= 1
                 self.fleet.allocate(entry, -1)
@@ -147,6 +172,7 @@ class Index:
         if m.is_node:
             self.by_cluster[m.cluster][m.key] = m
             self._in_order.pop(m.cluster, None)
+            self._running.pop(m.cluster, None)
         else:
             self.by_owner[m.owner][m.key] = m
 
@@ -157,6 +183,7 @@ class Index:
         if m.is_node:
             self.by_cluster[m.cluster].pop(m.key, None)
             self._in_order.pop(m.cluster, None)
+            self._running.pop(m.cluster, None)
         else:
             self.by_owner[m.owner].pop(m.key, None)
 
@@ -219,6 +246,16 @@ class Index:
             found = self._in_order[cluster] = sorted(members, key=lambda m: (m.created, m.uid))
         return found
 
+    def running_of(self, cluster: ClusterKey, owner: Key) -> list[MachineEntry]:
+        """Those of an owner's machines that are to stay, in the order of their creation; not to be changed."""
+        found = self._running.get(cluster)
+        if found is None:
+            found = self._running[cluster] = {}
+            for m in self.machines_of(cluster):
+                if m.desired == "run":
+                    found.setdefault(m.owner, []).append(m)
+        return found.get(owner, [])
+
     def all_metal(self) -> Iterable[MetalEntry]:
         """Bare servers that a person accepted."""
         return self._metal.values()
@@ -230,7 +267,7 @@ class Index:
     @property
     def fleet_work(self) -> bool:
         """True where anything is to be decided over all servers: one is lost, or is to be emptied."""
-        return bool(self._servers) or any(s.may_be_emptied for s in self.fleet.servers.values())
+        return bool(self._servers) or bool(self.fleet.emptied)
 
     def retained_on(self, server: ServerName) -> list[RetainedDiskEntry]:
         """Disks that are kept on the server itself."""

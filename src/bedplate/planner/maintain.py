@@ -17,8 +17,8 @@ from bedplate.planner.servers import MANY
 
 def emptying(p: Planning, m: MachineEntry) -> str:
     """Why this machine can't stay where it is though it is well, and can't move live; empty: it may stay, or moves."""
-    server = p.index.fleet.server(m.server)
-    why = server.emptied_because(p.now) if server.may_be_emptied else ""
+    server = p.index.fleet.emptied.get(m.server)
+    why = server.emptied_because(p.now) if server is not None else ""
     if not why or p.index.fleet.is_shared(m.disk_pool) or p.paused(p.spec.servers.get(key("server", m.server))):
         return ""
     return f"server {m.server} {why} and its disk is local to it"
@@ -26,9 +26,9 @@ def emptying(p: Planning, m: MachineEntry) -> str:
 
 def maintain(p: Planning) -> None:
     """Move what can move away from each server in maintenance, within the bounds."""
-    servers = [s for s in p.index.fleet.servers.values() if s.may_be_emptied]
+    servers = list(p.index.fleet.emptied.values())
     critical = [s for s in servers if s.failing == "critical" and not s.in_maintenance(p.now)]
-    hypervisors = sum(1 for s in p.index.fleet.servers.values() if s.hypervisor)
+    hypervisors = p.index.fleet.hypervisors
     many = len(critical) > max(1, MANY * hypervisors)
     for s in sorted(servers, key=lambda s: s.name):
         if s.maintenance_until != float("inf"):

@@ -55,14 +55,25 @@ def first_to_go(s: Scope, run: list[MachineEntry], count: int, spread: str) -> l
 def outdated(s: Scope, pool: NodePool, run: list[MachineEntry]) -> dict[str, str]:
     """The pool's machines that are not as declared, by uid, with what differs."""
     assert s.entry is not None
-    emptied: dict[str, str] = {m.uid: why for m in run if (why := maintain.emptying(s.p, m))}
+    index = s.p.index
+    leaves = (m for m in run if m.server in index.fleet.emptied)
+    emptied: dict[str, str] = {m.uid: why for m in leaves if (why := maintain.emptying(s.p, m))}
     shape = pool.spec.machine
-    image = s.p.index.images.refs.get(shape.image)
-    if shape.image and s.p.index.images.versions.get(shape.image) != s.entry.version:
+    image = index.images.refs.get(shape.image)
+    if shape.image and index.images.versions.get(shape.image) != s.entry.version:
         return emptied  # growing says what is wrong with the image; nothing is rolled out to one that does not fit
-    version = s.entry.version if shape.image or s.entry.version in s.p.index.images.newest else ""
-    found = ((m, machines.differs(m, shape, image, version or m.version)) for m in run)
-    return emptied | {str(m.uid): what for m, what in found if what}
+    version = s.entry.version if shape.image or s.entry.version in index.images.newest else ""
+    found: dict[str, str] = {}
+    for m in run:
+        known = index.as_declared.get(m.uid)
+        wanted = version or m.version
+        if known is not None and known[0] is m and known[1] is shape and known[2] is image and known[3] == wanted:
+            continue
+        if what := machines.differs(m, shape, image, wanted):
+            found[m.uid] = what
+        else:
+            index.as_declared[m.uid] = (m, shape, image, wanted)
+    return emptied | found
 
 
 def grow(p: Planning, unit: Key) -> None:

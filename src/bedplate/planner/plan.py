@@ -157,6 +157,7 @@ def _units_of(inp: PlanInput, index: Index, changed: Set[Key]) -> set[Unit] | No
     units: set[Unit] = set()
     for k in sorted(changed):
         kind, _, rest = k.partition("/")
+        index.unsettle(k)
         if kind in _EVERYWHERE and not (kind == "image" and rest.count("/")):
             return None
         units |= _units_of_one(inp, index, k, kind, rest)

@@ -15,6 +15,7 @@ from bedplate.model.ids import Key, MachineUid, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
+from bedplate.model.whereabouts import switched_on_since
 from bedplate.planner import control_plane, moves, servers
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
@@ -56,7 +57,10 @@ def cluster(p: Planning, unit: Key) -> None:
         return
     found: list[tuple[MachineEntry, Verdict]] = []
     silent: set[MachineUid] = set()
+    well = p.index.well
     for m in s.machines:
+        if m.uid in well:
+            continue
         if m.source:
             moves.settle(p, m)
         elif m.desired == "run" and not _is_well(p, s, m):
@@ -251,7 +255,11 @@ def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
         return False
     d, node = p.domain(m), s.node(m)
     runs = d is not None and d.value.state == "running" and d.value.boot >= m.boot
-    return runs and node is not None and node.ready
+    if not (runs and node is not None and node.ready):
+        return False
+    if p.index.fleet.server(m.server).good_until == float("inf"):
+        p.index.well.add(m.uid)  # as long as nothing is told of it: no time passes here
+    return True
 
 
 def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
@@ -272,8 +280,10 @@ def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
 def _frees_pods(p: Planning, s: Scope, m: MachineEntry) -> bool:
     """Pods of a dead server are not left waiting for its node: that takes longer than they may be away. But nobody who
     asked for a pause has pods deleted by force, and a server that comes back meanwhile tells itself what runs."""
-    server = p.inventory.server(m.server)
+    server, lost = p.inventory.server(m.server), p.lost(m.server)
     back = server is not None and server.value.connected
+    if m.substrate == "metal" and lost is not None:
+        back |= switched_on_since(lost, p.attempts.get(lost.key, {}))
     return p.policy.restart_expected > p.policy.pods_expected and not p.paused(s.declared) and not back
 
 

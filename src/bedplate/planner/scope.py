@@ -67,7 +67,7 @@ class Scope:
 
     def running(self, owner: Key) -> list[MachineEntry]:
         """The owner's machines that are to stay."""
-        return [m for m in self.machines if m.owner == owner and m.desired == "run"]
+        return self.p.index.running_of(self.cluster, owner)
 
     # --- observed ---
 
