@@ -9,7 +9,7 @@ import sys
 from bench import report
 from bench.reference import machine
 
-NAMES = ("planning", "change", "listing", "rest", "balance", "recovery", "metal", "deciding", "world")
+NAMES = ("planning", "change", "listing", "rest", "balance", "recovery", "metal", "deciding", "world", "deploying")
 FULL = ("balance",)
 """Those that can also measure what takes a quarter of an hour."""
 

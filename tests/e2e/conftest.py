@@ -100,9 +100,12 @@ class World:
             self.controller().ensure()
 
     def in_guest(self, server: str, uid: str, path: str, *argv: str) -> str:
-        """What a command in a guest prints, run by its guest agent."""
+        """What a command in a guest prints, run by its guest agent once that answers."""
         run = {"execute": "guest-exec", "arguments": {"path": path, "arg": list(argv), "capture-output": True}}
-        pid = json.loads(self.virsh(server, "qemu-agent-command", uid, json.dumps(run)))["return"]["pid"]
+        begun = self.until(
+            "its guest agent answers", lambda: self.virsh(server, "qemu-agent-command", uid, json.dumps(run)), 180
+        )
+        pid = json.loads(begun)["return"]["pid"]
         look = json.dumps({"execute": "guest-exec-status", "arguments": {"pid": pid}})
 
         def ended() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bedplate.model.cpus import HOST
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
 from bedplate.model.lifecycle import STANDINGS
+from bedplate.model.whereabouts import switched_on_since
 from bedplate.planner.plan import PlanInput, PlanResult
 
 _FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "disk_pool", "image", "version", "nic")
@@ -138,8 +139,12 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
     yield from (finding("1", said) for said in _elsewhere(inp, t, old, new))
     if new.boot > old.boot and not _may_start_again(inp, t, old, new):
         yield finding("1", "it would be started again though it is not confirmed that it ended")
-    if new.out_of_service and not old.out_of_service and not _ended_with(inp, t, old.server, old):
-        yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
+    if new.out_of_service and not old.out_of_service:
+        lost = t.entries.get(key("server", old.server)) if old.substrate == "metal" else None
+        if not _ended_with(inp, t, old.server, old):
+            yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
+        elif isinstance(lost, ServerEntry) and switched_on_since(lost, inp.attempts.get(lost.key, {})):
+            yield finding("1", f"its pods would be freed though {old.server} was switched on since")
 
 
 def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> Iterator[str]:

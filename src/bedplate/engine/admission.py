@@ -23,6 +23,7 @@ from bedplate.model.steps import (
     PowerOff,
     PowerOn,
     PullImage,
+    RamStep,
     ReadPower,
     RunTests,
     Step,
@@ -81,11 +82,12 @@ def backoff(policy: Policy, attempt: Attempt, target: Key, step: str, seed: int)
 
 
 _SERVER = "on server "
+_IN_RAM = "in RAM systems, "
 
 
 def bounds(step: Step) -> tuple[str, ...]:
     """Names of the bounds that the step counts under: its kind and, where it has one, its server."""
-    kind = f"of kind {step.name}"
+    kind = f"{_IN_RAM if isinstance(step, RamStep) else ''}of kind {step.name}"
     return (f"{_SERVER}{step.server}", kind) if step.server else (kind,)
 
 
@@ -109,6 +111,7 @@ class InFlight:
     def has_room(self, policy: Policy, bound: str) -> bool:
         """True where one more step may run under that bound (see `bounds`)."""
         limit = policy.steps_per_server if bound.startswith(_SERVER) else policy.steps_per_kind
+        limit = policy.steps_in_ram if bound.startswith(_IN_RAM) else limit
         return self._running[bound] < limit
 
     def add(self, operation: OperationRecord) -> None:

@@ -143,7 +143,7 @@ class Engine:
         self._spec = SpecState(event.spec)
         self.blueprint = event.blueprint
         self.index = BlueprintIndex(event.blueprint)
-        self._following.touch(c.key for c in event.blueprint.clusters())
+        self._following.touch((*(c.key for c in event.blueprint.clusters()), *event.spec.servers))
         self.attempts = AttemptState({k: dict(v) for k, v in event.attempts.items()})
         self._observe_only = event.observe_only
         self._projection = Projection(dict(event.published))

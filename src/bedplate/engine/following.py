@@ -23,7 +23,7 @@ class Following:
         self._stale: set[Key] = set()
         self._clusters: dict[ClusterKey, ClusterAccess] = {}
         self._bmcs: dict[ServerName, BmcRef] = {}
-        self._bmcs_stale = True
+        self._stale_bmcs: set[Key] = set()
 
     def touch(self, keys: Iterable[Key]) -> None:
         """The way to these clusters' APIs, or to these servers' BMCs, may have changed."""
@@ -31,13 +31,13 @@ class Following:
             if k.startswith("cluster/"):
                 self._stale.add(k)
             elif k.startswith("server/"):
-                self._bmcs_stale = True
+                self._stale_bmcs.add(k)
 
     def flush(self, engine: Engine) -> Iterable[msg.Command]:
         """Commands that bring the watches up to date."""
         if self._stale:
             yield from self._follow_clusters(engine)
-        if self._bmcs_stale:
+        if self._stale_bmcs:
             yield from self._follow_bmcs(engine)
 
     def _follow_clusters(self, engine: Engine) -> Iterable[msg.Command]:
@@ -63,15 +63,18 @@ class Following:
             yield msg.Follow(clusters=wanted)
 
     def _follow_bmcs(self, engine: Engine) -> Iterable[msg.Command]:
-        self._bmcs_stale = False
-        found: dict[ServerName, BmcRef] = {}
-        for server in engine.spec.spec.servers.values():
-            bmc = bmc_ref(server)
-            if bmc is not None and not server.metadata.deletion_timestamp:
-                found[ServerName(server.metadata.name)] = bmc
-        if found != self._bmcs:
-            self._bmcs = found
-            yield msg.FollowBmcs(servers=found)
+        stale, self._stale_bmcs = self._stale_bmcs, set()
+        wanted = dict(self._bmcs)
+        for k in sorted(stale):
+            server = engine.spec.spec.servers.get(k)
+            bmc = bmc_ref(server) if server is not None and not server.metadata.deletion_timestamp else None
+            name = ServerName(k.partition("/")[2])
+            wanted.pop(name, None)
+            if bmc is not None:
+                wanted[name] = bmc
+        if wanted != self._bmcs:
+            self._bmcs = wanted
+            yield msg.FollowBmcs(servers=wanted)
 
 
 def _may_answer(engine: Engine, cluster: ClusterEntry, m: MachineEntry) -> bool:

@@ -98,6 +98,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     steps_per_server: int = 4
     """Steps in flight on one server: libvirt serialises the rest anyway."""
     steps_per_kind: int = 64
+    steps_in_ram: int = 512
+    """Of one kind, in RAM systems of bare servers: each is its server's own work; what writing images shares is the
+    controller's link, which fewer at a time do not fill (a disk of 500 MB/s takes 5 % of 100 Gbit/s)."""
     backoff_first: float = 2.0
     backoff_limit: float = 300.0
     step_attempts_limit: int = 8

@@ -19,13 +19,14 @@ def begin(p: Planning, unit: Key) -> None:
         _whole_cluster(p, s)
         return
     declared = {unit, *(k for k in p.index.pools_of.get(s.cluster, ()) if _stays(p, k))}
-    for m in s.machines:
-        if m.desired != "run":
-            continue
-        if m.owner not in declared:
-            leave(p, m, f"{m.owner.replace('/', ' ', 1)} is deleted")
-        elif m.uid in p.spec.doomed_machines and m.role == "worker":
-            leave(p, m, "a user deleted it")
+    for owner, machines in p.index.running_in(s.cluster).items():
+        if owner not in declared:
+            for m in machines:
+                leave(p, m, f"{owner.replace('/', ' ', 1)} is deleted")
+        elif p.spec.doomed_machines:
+            for m in machines:
+                if m.uid in p.spec.doomed_machines and m.role == "worker":
+                    leave(p, m, "a user deleted it")
 
 
 def _stays(p: Planning, pool: Key) -> bool:

@@ -36,6 +36,10 @@ Unit = Key
 FLEET = Key("fleet/default")
 
 
+Compared = tuple[list[MachineEntry], MachineShape, ImageRef | None, str]
+"""A pool's machines and what they are to be like: shape, image, version."""
+
+
 class Index:
     """Entries by what they belong to, what is taken of servers and networks, and who waits for what."""
 
@@ -62,6 +66,8 @@ class Index:
         self._running: dict[ClusterKey, dict[Key, list[MachineEntry]]] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
+        self.compared: dict[Key, Compared] = {}
+        """Pools all of whose machines were found to be as declared."""
         self.as_declared: dict[MachineUid, tuple[MachineEntry, MachineShape, ImageRef | None, str]] = {}
         """Machines that were found to be as declared, and what they were compared with."""
         self.well: set[MachineUid] = set()
@@ -246,15 +252,15 @@ class Index:
             found = self._in_order[cluster] = sorted(members, key=lambda m: (m.created, m.uid))
         return found
 
-    def running_of(self, cluster: ClusterKey, owner: Key) -> list[MachineEntry]:
-        """Those of an owner's machines that are to stay, in the order of their creation; not to be changed."""
+    def running_in(self, cluster: ClusterKey) -> dict[Key, list[MachineEntry]]:
+        """A cluster's machines that are to stay by their owner, in the order of their creation; not to be changed."""
         found = self._running.get(cluster)
         if found is None:
             found = self._running[cluster] = {}
             for m in self.machines_of(cluster):
                 if m.desired == "run":
                     found.setdefault(m.owner, []).append(m)
-        return found.get(owner, [])
+        return found
 
     def all_metal(self) -> Iterable[MetalEntry]:
         """Bare servers that a person accepted."""

@@ -14,6 +14,7 @@ from bedplate.model.report import Waiting
 from bedplate.model.spec import object_key
 from bedplate.planner import control_plane, cpus, machines, maintain, metal_pools, rollout, spare, substrates, versions
 from bedplate.planner.context import Planning
+from bedplate.planner.index import Compared
 from bedplate.planner.leaving import leave
 from bedplate.planner.machines import Mold
 from bedplate.planner.scope import Scope
@@ -63,6 +64,9 @@ def outdated(s: Scope, pool: NodePool, run: list[MachineEntry]) -> dict[str, str
     if shape.image and index.images.versions.get(shape.image) != s.entry.version:
         return emptied  # growing says what is wrong with the image; nothing is rolled out to one that does not fit
     version = s.entry.version if shape.image or s.entry.version in index.images.newest else ""
+    asked = (run, shape, image, version)
+    if _same(index.compared.get(object_key(pool)), asked):
+        return emptied
     found: dict[str, str] = {}
     for m in run:
         known = index.as_declared.get(m.uid)
@@ -73,7 +77,14 @@ def outdated(s: Scope, pool: NodePool, run: list[MachineEntry]) -> dict[str, str
             found[m.uid] = what
         else:
             index.as_declared[m.uid] = (m, shape, image, wanted)
+    if not found:
+        index.compared[object_key(pool)] = asked
     return emptied | found
+
+
+def _same(before: Compared | None, now: Compared) -> bool:
+    """The very machines were compared with the very declaration before."""
+    return before is not None and all(a is b for a, b in zip(before[:3], now[:3], strict=True)) and before[3] == now[3]
 
 
 def grow(p: Planning, unit: Key) -> None:

@@ -67,7 +67,7 @@ class Scope:
 
     def running(self, owner: Key) -> list[MachineEntry]:
         """The owner's machines that are to stay."""
-        return self.p.index.running_of(self.cluster, owner)
+        return self.p.index.running_in(self.cluster).get(owner, [])
 
     # --- observed ---
 

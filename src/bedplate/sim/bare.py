@@ -206,7 +206,8 @@ def _write(
     truth.overwriting(world, server, disk)
     _forget(world, server, disk)
     disk.machine, disk.host = (m, None) if m is not None else (None, host)
-    yield durations.draw(durations.ranges.write)
+    sent = world.send_image(what.image.disk_size / 2**20, durations.ranges.image_link)
+    yield max(durations.draw(durations.ranges.write), sent)
     if (disk.machine or disk.host) is not what:
         return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
     disk.whole = True

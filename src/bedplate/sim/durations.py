@@ -61,6 +61,8 @@ class Ranges(msgspec.Struct, frozen=True, kw_only=True):
     """A BMC's inserting a medium and setting what is booted (sushy-tools: 0.5 s; real ones fetch it first)."""
     write: Range = (60.0, 300.0)
     """An image on a bare server's disk, verified (seen: 112 s for 2.9 GB and 235 s to read it back, under load)."""
+    image_link: float = 1100.0
+    """MiB that the controller sends of images each second, in all: what 10 Gbit/s carry (1,192 MiB/s at most)."""
     step: Range = (0.05, 0.6)
     """A step that has no range of its own."""
     noticed: Range = (3.0, 5.0)

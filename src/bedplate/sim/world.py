@@ -117,6 +117,8 @@ class World:
         self.spawn: Callable[[Process], None] = _nobody
         self.linked: Callable[[SimServer], None] = _unheard
         self.say: Callable[[str, str], None] = _silent
+        self.images_sent = 0.0
+        """When the controller will have sent what was asked of images until now."""
         self._dirty: dict[Key, None] = {}
 
     # --- making it ------------------------------------------------------------------------------------------------
@@ -341,6 +343,12 @@ class World:
                 del self.disks[uid]
         self.touch(server, uid)
         return volume
+
+    def send_image(self, mib: float, link: float) -> float:
+        """Seconds until so much more of images was sent over a link of so many MiB a second, after all that others are
+        to get before."""
+        self.images_sent = max(self.now, self.images_sent) + mib / link
+        return self.images_sent - self.now
 
     def take_over(self, server: SimServer, volume: SimVolume, generation: int) -> None:
         """A disk on a shared pool becomes another server's to use, for a machine of this generation."""
