@@ -111,7 +111,7 @@ class Index:
                 self.well.difference_update(
                     m.uid for m in self.by_cluster.get(ClusterKey(cluster), {}).values() if m.name == name
                 )
-            case "server" | "bmc":
+            case "server" | "bmc" | "metal":
                 self.well.difference_update(m.uid for m in self.by_server.get(ServerName(rest), {}).values())
             case _:
                 pass

@@ -249,8 +249,12 @@ def _is_silent(p: Planning, s: Scope, m: MachineEntry) -> bool:
 def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
     """A worker that runs as planned, with its node Ready: nothing is to be remembered, judged or waited for. Most are,
     whenever anything happens in their cluster."""
-    if m.carried or m.out_of_service or not m.joined or m.role != "worker" or m.substrate != "vm":
+    if m.carried or m.out_of_service or not m.joined or m.role != "worker":
         return False
+    if m.substrate == "metal":
+        entry = p.index.metal(m.server)
+        if entry is None or entry.machine != m.uid or entry.state != "deployed":
+            return False
     if p.lost(m.server) is not None or not p.usable(m.server):
         return False
     d, node = p.domain(m), s.node(m)
