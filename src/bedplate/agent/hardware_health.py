@@ -144,6 +144,7 @@ class HealthWatch:
         self._changed = changed
         self._sysfs = sysfs
         self._memory = MemoryErrors()
+        self._found: list[Problem] = []
 
     async def run(self) -> None:
         """Look every `LOOK_SECONDS`."""
@@ -155,7 +156,9 @@ class HealthWatch:
         counters = memory_counters(self._sysfs / "devices/system/edac/mc")
         found = [*self._memory.add(time.monotonic(), *counters), *array_problems(self._sysfs / "block"), *_disks()]
         for problem in found:
-            log.warning("hardware: %s", problem.sentence)
+            if problem not in self._found:
+                log.warning("hardware: %s", problem.sentence)
+        self._found = found
         return found
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
 
 
-class Group(Counter[str]):
-    """How many machines there are of a kind: `machines` in all, `run` that are to stay, `ready` with a Ready node,
-    `run ready` of those that are to stay, `planes` and `planes ready` of a control plane."""
+Group = Counter[str]
+"""How many machines there are of a kind: `machines` in all, `run` that are to stay, `planes` of a control plane; and
+those of each that have a Ready node: `ready`, `run ready`, `planes ready`."""
 
 
 class _Counted(NamedTuple):
@@ -62,17 +62,18 @@ class Tally:
             self._counted[k] = new
         if old == new:
             return
-        for counted, sign in ((old, -1), (new, 1)):
-            if counted is not None:
-                for group in (
-                    self._of_owner.setdefault(counted.owner, Group()),
-                    self._of_cluster.setdefault(counted.cluster, Group()),
-                ):
-                    for kind in counted.kinds:
-                        group[kind] += sign
-        for groups, k_ in ((self._of_owner, old and old.owner), (self._of_cluster, old and old.cluster)):
-            if k_ and not groups[k_]["machines"]:
-                del groups[k_]
+        if old is not None:
+            self._add(old, -1)
+        if new is not None:
+            self._add(new, 1)
+
+    def _add(self, counted: _Counted, sign: int) -> None:
+        for groups, k in ((self._of_owner, counted.owner), (self._of_cluster, counted.cluster)):
+            group = groups.setdefault(k, Group())
+            for kind in counted.kinds:
+                group[kind] += sign
+            if not group["machines"]:
+                del groups[k]
 
 
 def _counted(engine: Engine, m: MachineEntry) -> _Counted:
