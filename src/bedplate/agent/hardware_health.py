@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.ram.devices import run_tool
+from bedplate.agent.sysfs import number, text
 
 log = logging.getLogger("bedplate.agent.health")
 
@@ -77,12 +78,12 @@ def memory_counters(edac: Path) -> tuple[dict[str, int], dict[str, int]]:
     for controller in sorted(edac.glob("mc[0-9]*")):
         modules = sorted(controller.glob("dimm[0-9]*")) or sorted(controller.glob("rank[0-9]*"))
         for module in modules:
-            label = _text(module / "dimm_label") or module.name
-            corrected[f"{controller.name} {label}"] = _number(module / "dimm_ce_count")
-            uncorrected[f"{controller.name} {label}"] = _number(module / "dimm_ue_count")
+            label = text(module / "dimm_label") or module.name
+            corrected[f"{controller.name} {label}"] = number(text(module / "dimm_ce_count"))
+            uncorrected[f"{controller.name} {label}"] = number(text(module / "dimm_ue_count"))
         if not modules:
-            corrected[controller.name] = _number(controller / "ce_count")
-            uncorrected[controller.name] = _number(controller / "ue_count")
+            corrected[controller.name] = number(text(controller / "ce_count"))
+            uncorrected[controller.name] = number(text(controller / "ue_count"))
     return corrected, uncorrected
 
 
@@ -112,7 +113,7 @@ def array_problems(block: Path) -> list[Problem]:
     return [
         Problem("warning", f"array {path.parent.parent.name} lacks {missing} of its disks")
         for path in sorted(block.glob("md*/md/degraded"))
-        if (missing := _number(path)) > 0
+        if (missing := number(text(path))) > 0
     ]
 
 
@@ -160,15 +161,3 @@ class HealthWatch:
                 log.warning("hardware: %s", problem.sentence)
         self._found = found
         return found
-
-
-def _text(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(errors="replace").strip()
-    return ""
-
-
-def _number(path: Path) -> int:
-    with suppress(ValueError):
-        return int(_text(path))
-    return 0

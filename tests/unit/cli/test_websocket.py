@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.contract.memory_store import MemorySecrets
 
+from bedplate.cli.identity import api_identity
 from bedplate.cli.websocket import open_websocket
 
 HALF_A_RECORD = b"\x17\x03\x03"
@@ -23,11 +19,12 @@ HALF_A_RECORD = b"\x17\x03\x03"
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
+def port() -> Iterator[int]:
     """A server that begins to answer, and leaves it at that."""
-    key, certificate = _identity(tmp_path)
+    identity = api_identity(MemorySecrets(), ("127.0.0.1",))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(identity.certificate)
+    identity.certificate.unlink()
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
         thread = threading.Thread(target=_begin_to_answer, args=(listener, context, kept), daemon=True)
         thread.start()
@@ -51,28 +48,6 @@ def _begin_to_answer(listener: socket.socket, context: ssl.SSLContext, kept: con
             raw.sendall(outgoing.read())
             incoming.write(raw.recv(65536))
     raw.sendall(outgoing.read() + HALF_A_RECORD)
-
-
-def _identity(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "key", folder / "certificate"
-    files[0].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    files[1].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return files
 
 
 def test_the_time_limit_holds(port: int) -> None:

@@ -8,7 +8,6 @@ from bedplate.checks.blueprint import Checker
 from bedplate.model.blueprint import MachineEntry, ServerEntry
 from bedplate.model.ids import key
 from bedplate.model.inventory import AnyView, Observation
-from bedplate.model.kinds.infrastructure import Bmc, BmcCredentials, Server
 from bedplate.planner.plan import PlanInput, plan
 from bedplate.sim import fleet
 from bedplate.sim.simulator import Simulator
@@ -19,11 +18,7 @@ def dead_while_paused() -> tuple[PlanInput, MachineEntry]:
     """A planning after a pause, of a worker whose server died meanwhile."""
     world = fleet.world(3)
     sim = Simulator(world, seed=1)
-    for obj in (*fleet.infrastructure(world), fleet.cluster(), fleet.pool(replicas=2)):
-        if isinstance(obj, Server):
-            bmc = Bmc(address=f"redfish+https://{obj.metadata.name}", credentials=BmcCredentials(secret="bmc"))
-            obj = msgspec.structs.replace(obj, spec=msgspec.structs.replace(obj.spec, bmc=bmc))
-        sim.apply(obj)
+    sim.apply(*fleet.infrastructure(world, bmcs=True), fleet.cluster(), fleet.pool(replicas=2))
     sim.start_controller()
     Story(sim).until_ready()
     victim = next(m for m in sim.engine.blueprint.machines() if m.role == "worker")

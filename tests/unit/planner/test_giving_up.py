@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from bedplate.model.kinds.infrastructure import Bmc, BmcCredentials, Server
 from bedplate.sim import fleet
 from bedplate.sim.simulator import Simulator
 from bedplate.sim.story import Story
@@ -13,11 +10,7 @@ from bedplate.sim.story import Story
 def test_a_dead_server_that_is_deleted_leaves_nothing_in_the_plan() -> None:
     world = fleet.world(3)
     sim = Simulator(world, seed=1)
-    for obj in (*fleet.infrastructure(world), fleet.cluster(), fleet.pool(replicas=2)):
-        if isinstance(obj, Server):
-            bmc = Bmc(address=f"redfish+https://{obj.metadata.name}", credentials=BmcCredentials(secret="bmc"))
-            obj = msgspec.structs.replace(obj, spec=msgspec.structs.replace(obj.spec, bmc=bmc))
-        sim.apply(obj)
+    sim.apply(*fleet.infrastructure(world, bmcs=True), fleet.cluster(), fleet.pool(replicas=2))
     sim.start_controller()
     story = Story(sim)
     story.until_ready()

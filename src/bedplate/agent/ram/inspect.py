@@ -21,6 +21,7 @@ from bedplate.agent.faults import AgentFault
 from bedplate.agent.hardware_health import passed
 from bedplate.agent.ram.devices import Device, devices, run_tool, signatures
 from bedplate.agent.ram.lldp import neighbours
+from bedplate.agent.sysfs import number, text
 from bedplate.model.metal import Component, Disk, Hardware, NetworkCard
 
 LLDP_SECONDS = 35.0
@@ -140,11 +141,11 @@ def network_cards(sysfs: Path, boot_address: str) -> tuple[NetworkCard, ...]:
             continue
         link = addresses.get(folder.name, {})
         own = {str(a.get("local")) for a in link.get("addr_info", ())}
-        carrier = _read(folder / "carrier") == "1"
-        speed = _number(_read(folder / "speed"))
+        carrier = text(folder / "carrier") == "1"
+        speed = number(text(folder / "speed"))
         found.append(
             NetworkCard(
-                mac=str(link.get("permaddr") or _read(folder / "address")).lower(),
+                mac=str(link.get("permaddr") or text(folder / "address")).lower(),
                 name=folder.name,
                 speed=speed if carrier and 0 < speed < 10**7 else 0,
                 carrier=carrier,
@@ -178,7 +179,7 @@ def cpu_facts(cpuinfo: Path) -> tuple[str, int, int]:
     """The processors' model, and the numbers of sockets and cores."""
     model, packages, cores = "", set[str](), set[tuple[str, str]]()
     package = ""
-    for line in _read(cpuinfo).splitlines():
+    for line in text(cpuinfo).splitlines():
         name, _, value = (part.strip() for part in line.partition(":"))
         match name:
             case "model name":
@@ -261,20 +262,8 @@ def _disk_firmware(found: Sequence[Device]) -> list[Component]:
 
 
 def _dmi(sysfs: Path, name: str) -> str:
-    value = _read(sysfs / "class/dmi/id" / name)
+    value = text(sysfs / "class/dmi/id" / name)
     return "" if value.lower() in _NO_SERIAL else value
-
-
-def _read(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(errors="replace").strip()
-    return ""
-
-
-def _number(text: str) -> int:
-    with suppress(ValueError):
-        return int(text)
-    return 0
 
 
 def _tool(*argv: str, any_code: bool = False) -> str:
