@@ -22,7 +22,7 @@ from bedplate.agent.sysfs import number, text
 log = logging.getLogger("bedplate.agent.health")
 
 Severity = Literal["warning", "critical"]
-LOOK_SECONDS = 300.0
+LOOK_SECONDS = 120.0
 """Between two looks: disks answer in a fraction of a second and do not like to be asked all the time."""
 WINDOW_SECONDS = 86_400.0
 CORRECTED_LIMIT = 10
