@@ -128,7 +128,6 @@ def test_a_cluster_from_declaration_to_nothing_left(world: Any, tmp_path: Path) 
     world.bedplate("kubeconfig", "shop", "-o", str(kubeconfig))
     a_service_answers_over_two_nodes(world, kubeconfig)
     a_destroyed_domain_is_started_again(world)
-    a_failed_kubelet_is_restarted(world)
     delete(world)
 
 
@@ -138,6 +137,7 @@ def test_a_cluster_is_hurt_and_changed(world: Any, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     world.bedplate("kubeconfig", "shop", "-o", str(kubeconfig))
     a_service_answers_over_two_nodes(world, kubeconfig)
+    a_failed_kubelet_is_restarted(world)
     a_lost_disk_is_replaced(world)
     killed_controller_and_agents_while_scaling(world, 3, 1)
     a_changed_image_is_rolled_out_while_the_service_answers(world, kubeconfig)
