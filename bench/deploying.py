@@ -41,7 +41,7 @@ def run(small: bool) -> Iterator[Figure]:
     one = _tell(1)
     loop = cpu_loop(0.5)
     told = _tell(count)
-    loop = loop + cpu_loop(0.5)
+    loop += cpu_loop(0.5)
     least = one.simulated + told.sent - one.sent
     yield Figure(
         what=f"{count} bare servers claimed at once until all report from their disks (simulated)",

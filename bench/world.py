@@ -43,6 +43,10 @@ class Size(NamedTuple):
     def machines(self) -> int:
         return self.servers * MACHINES_PER_SERVER
 
+    @property
+    def clusters(self) -> int:
+        return self.machines // (PER_CLUSTER + PLANES)
+
 
 class Told(NamedTuple):
     """One month as it was told."""
@@ -62,7 +66,7 @@ def run(small: bool) -> Iterator[Figure]:
     first = _tell(tenth)
     loop = cpu_loop(0.5)
     told = _tell(large)
-    loop = (loop + cpu_loop(0.5)) / 1.0
+    loop += cpu_loop(0.5)
     limit = SECONDS * large.servers / 1000
     yield Figure(
         what=f"{large.days} simulated days of {large.servers} servers and {large.machines} machines: a server fails "
@@ -94,9 +98,8 @@ def run(small: bool) -> Iterator[Figure]:
 
 def _declared(of: Size) -> list[Object]:
     found: list[Object] = []
-    clusters = of.machines // (PER_CLUSTER + PLANES)
     plane, worker = MachineShape(cpu=2, memory="2Gi"), MachineShape(cpu=2, memory="4Gi")
-    for n in range(clusters):
+    for n in range(of.clusters):
         found.append(fleet.cluster(f"c{n}", replicas=PLANES, shape=plane))
         found.append(fleet.pool(f"c{n}-web", of=f"c{n}", replicas=PER_CLUSTER, shape=worker))
     return found
@@ -108,15 +111,14 @@ def _tell(of: Size) -> Told:
     for server in world.servers.values():
         server.pools["shared"].capacity_mib = POOL_MIB
     sim = Simulator(world, seed=SEED, verify=False, keep=False)
-    clusters = of.machines // (PER_CLUSTER + PLANES)
-    sim.apply(*fleet.infrastructure(world, racks=of.servers // 10, bmcs=True, addresses=60_000, vips=clusters + 1))
+    sim.apply(*fleet.infrastructure(world, racks=of.servers // 10, bmcs=True, addresses=60_000, vips=of.clusters + 1))
     sim.apply(*_declared(of))
     sim.start_controller()
     sim.run(seconds=BRING_UP_SECONDS, events=100_000_000)
     story = Story(sim)
     assert not story.unready(), story.unready()[:3]
     loads = sim.measure(every=1800.0)
-    for n in range(clusters):
+    for n in range(of.clusters):
         loads.follow(f"nodepool/default/c{n}-web", Curve(peak=dice.uniform(0.0, 24.0)))
     _schedule(sim, of, dice)
     gc.collect()

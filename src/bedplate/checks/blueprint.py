@@ -140,7 +140,7 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
     if new.boot > old.boot and not _may_start_again(inp, t, old, new):
         yield finding("1", "it would be started again though it is not confirmed that it ended")
     if new.out_of_service and not old.out_of_service:
-        lost = t.entries.get(key("server", old.server)) if old.substrate == "metal" else None
+        lost = t.entries.get(key("server", old.server))
         if not _ended_with(inp, t, old.server, old):
             yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
         elif isinstance(lost, ServerEntry) and switched_on_since(lost, inp.attempts.get(lost.key, {})):

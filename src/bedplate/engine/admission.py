@@ -110,9 +110,9 @@ class InFlight:
 
     def has_room(self, policy: Policy, bound: str) -> bool:
         """True where one more step may run under that bound (see `bounds`)."""
-        limit = policy.steps_per_server if bound.startswith(_SERVER) else policy.steps_per_kind
-        limit = policy.steps_in_ram if bound.startswith(_IN_RAM) else limit
-        return self._running[bound] < limit
+        if bound.startswith(_SERVER):
+            return self._running[bound] < policy.steps_per_server
+        return self._running[bound] < (policy.steps_in_ram if bound.startswith(_IN_RAM) else policy.steps_per_kind)
 
     def add(self, operation: OperationRecord) -> None:
         step = operation.step

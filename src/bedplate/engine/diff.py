@@ -131,7 +131,7 @@ def _ended_with_server(world: World, m: MachineEntry) -> bool:
     lost, seen = world.blueprint.server(m.server), world.inventory.server(m.server)
     if lost is None or lost.standing != "dead" or (seen is not None and seen.value.connected):
         return False
-    if m.substrate == "metal" and switched_on_since(lost, world.attempts.get(lost.key, {})):
+    if switched_on_since(lost, world.attempts.get(lost.key, {})):
         return False
     return lost.by == "power" or any(o.value.disk_pool == m.disk_pool for o in world.inventory.leases(m.server))
 

@@ -69,24 +69,25 @@ def _woken(world: World, e: MetalEntry, off: float) -> bool:
 
 def _node_left(world: World, e: MetalEntry) -> Observation[NodeView] | None:
     """The Node that the machine which is gone has registered anew; None: there is none."""
-    node = world.inventory.node(e.left.cluster, e.left.name) if e.left is not None else None
-    there = node is not None and e.left is not None and node.value.present and node.value.machine == e.left.uid
-    return node if there else None
+    if e.left is None:
+        return None
+    node = world.inventory.node(e.left.cluster, e.left.name)
+    return node if node is not None and node.value.present and node.value.machine == e.left.uid else None
 
 
 def registered_anew(world: World, e: MetalEntry) -> Next:
     """Take the Node of a machine that is gone out of its cluster, once the server is known to run it no more: its pods
     are started elsewhere then (rule 1)."""
     node = _node_left(world, e)
-    cluster = world.blueprint.cluster(e.left.cluster) if e.left is not None else None
-    if node is None or e.left is None or cluster is None or cluster.desired == "absent":
+    if node is None or e.left is None:
+        return SATISFIED
+    cluster = world.blueprint.cluster(e.left.cluster)
+    if cluster is None or cluster.desired == "absent" or not cluster_view(world, cluster).api:
         return SATISFIED
     in_ram = _system(world, e.server) == "ram" and ram_system(world.inventory, e) is not None
     off = attempt(world, e.key, "PowerOff", e.generation).succeeded
     idle = e.state in {"available", "retired", "quarantined"}
     if not in_ram and not (idle and off > node.time and not _woken(world, e, off)):
-        return SATISFIED
-    if not cluster_view(world, cluster).api:
         return SATISFIED
     return _step(ForgetNode(cluster=cluster, machine=e.left, entry=e), "it is of a machine that is gone")
 

@@ -63,7 +63,7 @@ def switched_on_since(lost: ServerEntry, attempts: Attempts) -> bool:
     """A dead server was ordered to be on again, or may have been: what lies on its own disk may run.
 
     Args:
-        attempts: Of the server's entry.
+        attempts: Of the server's entry; only of a bare server that is a node is one `PowerOn`.
     """
     tried = attempts.get("PowerOn")
     return tried is not None and (tried.running or max(tried.succeeded, tried.last) > lost.confirmed)

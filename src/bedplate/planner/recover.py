@@ -286,8 +286,7 @@ def _frees_pods(p: Planning, s: Scope, m: MachineEntry) -> bool:
     asked for a pause has pods deleted by force, and a server that comes back meanwhile tells itself what runs."""
     server, lost = p.inventory.server(m.server), p.lost(m.server)
     back = server is not None and server.value.connected
-    if m.substrate == "metal" and lost is not None:
-        back |= switched_on_since(lost, p.attempts.get(lost.key, {}))
+    back = back or (lost is not None and switched_on_since(lost, p.attempts.get(lost.key, {})))
     return p.policy.restart_expected > p.policy.pods_expected and not p.paused(s.declared) and not back
 
 

@@ -75,7 +75,7 @@ def create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | 
     if kept is not None:
         return kept if isinstance(kept, Failed) else None
     if m.carried:
-        return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} in {m.disk_pool} to take over")
+        return nothing_to_take_over(m)
     if m.image.virtual_size > m.disk_mib << 20:
         message = f"the disk of {m.name} has {m.disk_mib} MiB, image {m.image.name} more inside: give it more"
         return Failed(reason="DiskTooSmall", message=message, permanent=True)
@@ -94,6 +94,11 @@ def create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | 
     )
     world.add_volume(server, volume)
     return None
+
+
+def nothing_to_take_over(m: MachineEntry) -> Failed:
+    """The disk that was made on another server is not there."""
+    return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} in {m.disk_pool} to take over")
 
 
 def _must_be_gone(world: World, server: SimServer, m: MachineEntry) -> Failed | None:

@@ -169,7 +169,7 @@ def _define(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
         if isinstance(volume, Failed):
             return volume
         if volume is None:
-            return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} in {m.disk_pool} to take over")
+            return disks.nothing_to_take_over(m)
         world.take_over(server, volume, m.generation)
     if domain is None:
         world.add_domain(server, SimDomain(entry=m, store=world.store, defined_boot=m.boot))
