@@ -203,7 +203,10 @@ class Dialer(Protocol):
         ...
 
     async def console(self, server: ServerName, uid: MachineUid) -> Duplex:
-        """Attach to the machine's serial console. Raises `OSError`."""
+        """Attach to the machine's serial console, with an empty `uid` to a shell of the server's RAM system.
+
+        Raises `OSError`.
+        """
         ...
 
     def connected(self) -> Sequence[ServerName]:

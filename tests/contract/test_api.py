@@ -372,7 +372,14 @@ def test_a_console_carries_bytes_both_ways(api: ApiServer, fakes: Fakes) -> None
     with stream(api, f"{GROUP}/namespaces/default/clusters/shop/tcp?port=6443") as socket:
         socket.send(b"hello")
         assert socket.recv(timeout=WAIT) == b"hello"
-    assert fakes.asked == [("console", "Machine", "default", "shop-1"), ("tcp", "Cluster", "default", "shop", 6443)]
+    with stream(api, f"{GROUP}/servers/hv1/console") as socket:
+        socket.send(b"lsblk")
+        assert socket.recv(timeout=WAIT) == b"lsblk"
+    assert fakes.asked == [
+        ("console", "Machine", "default", "shop-1"),
+        ("tcp", "Cluster", "default", "shop", 6443),
+        ("console", "Server", "", "hv1"),
+    ]
 
 
 def test_a_stream_that_breaks_says_why_in_a_close_frame(api: ApiServer) -> None:

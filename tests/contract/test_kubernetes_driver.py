@@ -42,6 +42,7 @@ from bedplate.model.steps import (
     DrainNode,
     Failed,
     InstallAddons,
+    UncordonNode,
     Unknown,
 )
 
@@ -306,6 +307,27 @@ async def test_a_drain_ends_in_time_and_names_what_is_left(plane: world.ControlP
     assert pods_of(plane, m.name) == {"stuck": False}
     late = await driven.driver.run(DrainNode(cluster=world.cluster(), machine=m), world.ticket(0.5))
     assert isinstance(late, Unknown)
+
+
+async def test_a_drained_node_takes_pods_again(plane: world.ControlPlane, driven: Driven) -> None:
+    m, other = world.machine(44), world.machine(45)
+    add_node(plane, m)
+    add_node(plane, other, provider="bedplate://somebody-else")
+    patch(plane, f"/api/v1/nodes/{other.name}", {"spec": {"unschedulable": True}})
+    assert await driven.driver.run(DrainNode(cluster=world.cluster(), machine=m), world.ticket(90)) == Done()
+    for _ in range(2):  # again: the same
+        result = await driven.driver.run(UncordonNode(cluster=world.cluster(), machine=m), world.ticket())
+        assert isinstance(result, Done)
+        (view,) = result.views
+        assert isinstance(view, NodeView)
+        assert (view.machine, view.unschedulable) == (m.uid, False)
+    spec = ok(plane.admin.get(f"/api/v1/nodes/{m.name}"))["spec"]
+    assert not spec.get("unschedulable")
+    assert not spec.get("taints"), "the one that comes with the cordon went as well"
+    assert isinstance(
+        await driven.driver.run(UncordonNode(cluster=world.cluster(), machine=other), world.ticket()), Done
+    )
+    assert ok(plane.admin.get(f"/api/v1/nodes/{other.name}"))["spec"]["unschedulable"], "another machine's stays"
 
 
 async def test_an_evicted_pod_whose_kubelet_is_dead_is_not_waited_for(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import select
 import signal
 import sys
 from pathlib import Path
@@ -13,11 +16,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bare_disks import METAL1, MIB, machine, on_esp
-from bare_rig import BOARD, STORE, bare_server
+from bare_rig import BOARD, PATIENCE, STORE, bare_server
 
 from bedplate.agent.ram.esp import marker
 from bedplate.model.agent_protocol import EnrolFile
-from bedplate.model.ids import Epoch, Generation
+from bedplate.model.ids import Epoch, Generation, MachineUid
 from bedplate.model.inventory import MetalView
 from bedplate.model.metal import Disk
 from bedplate.model.metal_protocol import RamSettings
@@ -57,6 +60,32 @@ async def test_a_server_tells_which_boot_it_is_and_what_is_in_it() -> None:
         ]
         assert found.threads > 0
         assert "libvirt" not in bare.said.read_text()
+
+
+async def test_a_person_has_a_shell_that_ends_with_the_stream() -> None:
+    async with bare_server() as bare:
+        await bare.start()
+        await bare.until(lambda: bare.is_up("ram", 1))
+        with pytest.raises(OSError, match="no machine runs on it"):
+            await bare.server.console(METAL1, MachineUid("somebody"))
+        shell = await bare.server.console(METAL1, MachineUid(""))
+        heard = b""
+        async with asyncio.timeout(PATIENCE):
+            await shell.write(b"tty; echo pid-$$-end; id -u\n")
+            while not (found := re.search(rb"/dev/pts/\d+\s+pid-(\d+)-end\s+0\s", heard)):
+                got = await shell.read()
+                assert got, f"the shell ended after {heard!r}"
+                heard += got
+        process = os.pidfd_open(int(found[1]))
+        await shell.close()
+        ended, _, _ = await asyncio.to_thread(select.select, [process], [], [], PATIENCE)
+        os.close(process)
+        assert ended, "it is hung up"
+        again = await bare.server.console(METAL1, MachineUid(""))
+        await again.write(b"exit\n")
+        async with asyncio.timeout(PATIENCE):
+            while await again.read():
+                pass
 
 
 async def test_twins_are_named_and_never_written() -> None:

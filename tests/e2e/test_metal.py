@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract import tiny_guest
-from tests.e2e.conftest import World, a_world
+from tests.e2e.conftest import BEDPLATE, World, a_world
 
 from bedplate.lab import qmp
 from bedplate.lab.metal import monitor
@@ -45,6 +45,7 @@ def test_a_blank_server_becomes_a_node_and_is_given_back(metal: World) -> None:
     inspected(metal, names)
     metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
     is_a_node(metal, names)
+    looked_into(metal, names[0])
     given_back(metal)
 
 
@@ -121,6 +122,61 @@ def is_a_node(world: World, names: list[str]) -> None:
     assert set(machines) == {"vm", "metal"}
     assert machines["metal"]["spec"]["server"] in names
     assert machines["metal"]["status"]["phase"] == "Ready"
+
+
+def looked_into(world: World, name: str) -> None:
+    """A person has a shell on the node's server, with the node's disk as it was, and edits a file there; then the same
+    node goes on, and is found not to be as deployed."""
+    before = world.object("machine", machine_on(world, name))
+    world.until("it was looked at whether it is as deployed", lambda: as_deployed(world, name), 900)
+    assert as_deployed(world, name) == "True", world.bedplate("server", "drift")
+    wait = ["--yes", "--wait", "--timeout", "1800"]
+    world.bedplate("server", "rescue", name, *wait, timeout=1900)
+    assert world.object("server", name)["status"]["metal"]["before"] == "deployed"
+    assert "kubelet.conf" in said_in_shell(world, name)
+    world.bedplate("server", "rescue", name, "--undo", *wait, timeout=1900)
+    world.bedplate("wait", f"machine/{before['metadata']['name']}", "--for=condition=Ready", "--timeout", "900")
+    assert world.object("machine", machine_on(world, name))["metadata"]["uid"] == before["metadata"]["uid"]
+    kubeconfig = world.folder / "rescued.conf"
+    kubeconfig.write_text(world.bedplate("kubeconfig", "demo"))
+    node = ["get", "node", str(before["metadata"]["name"]), "-o", "json"]
+
+    def takes_pods() -> bool:
+        spec = json.loads(world.kubectl(kubeconfig, *node))["spec"]
+        return not spec.get("unschedulable") and not spec.get("taints")
+
+    world.until("its node takes pods again", takes_pods, 300)
+    world.until("what the person did is found", lambda: as_deployed(world, name) == "False", 900)
+    told = json.loads(world.bedplate("server", "drift", "-o", "json"))
+    assert [s["drift"] for s in told] == [["/etc/fstab was changed"]]
+
+
+def as_deployed(world: World, name: str) -> str:
+    conditions = {c["type"]: c for c in world.object("server", name)["status"]["conditions"]}
+    return str(conditions.get("AsDeployed", {}).get("status", ""))
+
+
+def machine_on(world: World, name: str) -> str:
+    found = [m for m in world.objects("machines") if m["spec"].get("server") == name]
+    assert len(found) == 1
+    return str(found[0]["metadata"]["name"])
+
+
+def said_in_shell(world: World, name: str) -> str:
+    """What the node's root holds, as a shell in the RAM system shows it. A comment is added to its fstab."""
+    each = "mount $disk /mnt && ls /mnt/etc/kubernetes && echo '# mine' >> /mnt/etc/fstab; umount /mnt"
+    look = f"for disk in /dev/disk/by-partuuid/*; do {each}; done"
+    argv = [*BEDPLATE, "server", "console", name]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, env=world.environment, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write(f"{look} 2>/dev/null; echo the-$((40+2))-end; exit\n".encode())
+        shell.stdin.flush()
+        heard = shell.stdout.read().decode(errors="replace")  # to the end: the shell exits
+        assert shell.wait(60) == 0
+    assert "the-42-end" in heard
+    return heard
 
 
 def task(world: World, name: str) -> str:

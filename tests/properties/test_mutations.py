@@ -18,10 +18,23 @@ import pytest
 from bedplate.engine import diff, messages
 from bedplate.engine.engine import Engine
 from bedplate.model import leases as times
+from bedplate.model.blueprint import MetalEntry
 from bedplate.model.ids import key
 from bedplate.model.metal import Erased
 from bedplate.model.steps import Ticket
-from bedplate.planner import fleet, leaving, metal, moves, placement, recover, relocation, rescue, servers
+from bedplate.planner import (
+    bare_server,
+    fleet,
+    leaving,
+    metal,
+    metal_rescue,
+    moves,
+    placement,
+    recover,
+    relocation,
+    rescue,
+    servers,
+)
 from bedplate.planner.context import Planning
 from bedplate.planner.index import Index
 from bedplate.sim import leases, power, simulator
@@ -270,7 +283,26 @@ def nobody_has_to_accept(patch: Patch) -> None:
 
 def what_was_given_up_is_erased(patch: Patch) -> None:
     """A server that holds the disk of a node that failed is erased as any other."""
-    patch.setattr(metal, "_quarantine", lambda p, entry, why: metal._into(p, entry, "erasing", why))  # pyright: ignore[reportPrivateUsage]
+
+    def quarantine(p: Planning, entry: MetalEntry, why: str, **fields: object) -> None:
+        bare_server.into(p, entry, "erasing", why, **fields)
+
+    patch.setattr(metal, "quarantine", quarantine)
+    patch.setattr(bare_server, "quarantine", quarantine)
+
+
+def what_was_given_up_is_forgotten_by_a_test(patch: Patch) -> None:
+    """A server in quarantine is anybody's once it passed its tests, whatever is on its disks."""
+
+    def quarantine(p: Planning, entry: MetalEntry, why: str, **fields: object) -> None:
+        bare_server.into(p, entry, "quarantined", why, boot=False, **fields)
+
+    patch.setattr(metal, "quarantine", quarantine)
+
+
+def a_node_is_not_drained_for_a_rescue(patch: Patch) -> None:
+    """A person who looks into a server ends what runs there."""
+    patch.setattr(metal_rescue, "_takes_pods", lambda p, m: False)
 
 
 def an_erasure_is_believed(patch: Patch) -> None:
@@ -285,7 +317,7 @@ def a_machine_is_dropped_while_it_runs(patch: Patch) -> None:
 
 def a_medium_is_never_given_up(patch: Patch) -> None:
     """A server that does not boot is waited for for ever."""
-    patch.setattr(metal, "_late", lambda p, entry, what: False)
+    patch.setattr(bare_server, "late", lambda p, entry, what: False)
 
 
 # --- the journal --------------------------------------------------------------------------------------------------
@@ -343,6 +375,8 @@ MUTATIONS = (
     Mutation(a_pause_is_ignored, "paused_fleet_does_nothing", checks=True),
     Mutation(nobody_has_to_accept, "metal_server_that_nobody_accepted"),
     Mutation(what_was_given_up_is_erased, "metal_node_dies_for_good"),
+    Mutation(what_was_given_up_is_forgotten_by_a_test, "metal_kept_disk_survives_a_test_and_a_rescue", checks=True),
+    Mutation(a_node_is_not_drained_for_a_rescue, "metal_node_in_rescue", checks=True),
     Mutation(an_erasure_is_believed, "metal_disk_fails_its_erase", checks=True),
     Mutation(a_machine_is_dropped_while_it_runs, "metal_pool_is_claimed_and_given_back", checks=True),
     Mutation(a_medium_is_never_given_up, "metal_server_never_boots_its_medium", checks=True),

@@ -16,6 +16,7 @@ from bedplate import __version__
 from bedplate.agent.hardware_health import Problem, worst
 from bedplate.agent.kvm_probe import probe
 from bedplate.model.cpus import CpuModel, models
+from bedplate.model.drift import Drift
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import PoolView, ServerView
 
@@ -45,6 +46,8 @@ class Host:
         self._cpu, self._cpu_models = cpu
         self._boot_id = boot_id()
         self._problems: list[Problem] = []
+        self.drift: Drift | None = None
+        """How this system differs from the image that was deployed, where it was."""
 
     async def view(self, pools: tuple[PoolView, ...], error: str) -> ServerView:
         """The server as it is now."""
@@ -66,6 +69,7 @@ class Host:
             error=error,
             health=worst(self._problems),
             problems=tuple(p.sentence for p in self._problems),
+            drift=self.drift,
         )
 
     def ails(self, problems: list[Problem]) -> None:

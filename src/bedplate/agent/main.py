@@ -21,6 +21,7 @@ from bedplate.agent.certificates import MoveCertificates, qemu_folder
 from bedplate.agent.connection import ControllerLink
 from bedplate.agent.disk_steps import DiskSteps
 from bedplate.agent.domain_steps import DomainSteps
+from bedplate.agent.drift_watch import DriftWatch
 from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.faults import HypervisorDown
 from bedplate.agent.guest import GuestChannel
@@ -225,6 +226,7 @@ class _Parts:
         machines = Machines(state, store, observer, disks, domains, self.migration, channel, self.measurer)
         self.supervisor = Supervisor(uri, observer.hypervisor_changed, observer.event)
         self.health = HealthWatch(observer.hardware_changed) if has_kernel_alone() else None
+        self.drift = DriftWatch(observer.drifted) if options.deployed else None
         self.load = LoadSampler(host.server, state, worker, observer.load_changed)
         self.link = ControllerLink(
             state,
@@ -250,6 +252,8 @@ class _Parts:
                 group.create_task(self.observer.rounds())
                 group.create_task(self.load.run())
                 group.create_task(self.link.run())
+                if self.drift is not None:
+                    group.create_task(self.drift.run())
                 if self.health is not None:
                     group.create_task(self.health.run())
         finally:

@@ -29,6 +29,7 @@ from bedplate.agent.role import Send
 from bedplate.agent.state import AgentState, MachineRecord
 from bedplate.agent.worker import Worker
 from bedplate.model.agent_protocol import Pool
+from bedplate.model.drift import Drift
 from bedplate.model.ids import Key, MachineUid, StoreId
 from bedplate.model.inventory import (
     AnyView,
@@ -223,6 +224,11 @@ class Observer:
     async def hardware_changed(self, problems: list[Problem]) -> None:
         """The server's hardware was looked at."""
         self._host.ails(problems)
+        await self.refresh_server()
+
+    async def drifted(self, found: Drift) -> None:
+        """It was looked at whether this system is as deployed."""
+        self._host.drift = found
         await self.refresh_server()
 
     async def load_changed(self, view: LoadView) -> None:

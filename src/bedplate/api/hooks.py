@@ -50,7 +50,7 @@ class Streams(Protocol):
     """Opens byte streams into machines. All raise `NotAvailable` or `OSError`."""
 
     async def console(self, kind: str, namespace: str, name: str) -> Duplex:
-        """The serial console of a Machine or VirtualMachine."""
+        """The serial console of a Machine or VirtualMachine, or a shell of a Server in rescue."""
         ...
 
     async def tcp(self, kind: str, namespace: str, name: str, port: int) -> Duplex:

@@ -20,7 +20,7 @@ _REASON_LIMIT = 120
 async def open_stream(streams: Streams, target: Target, port: str) -> Duplex:
     """Open what the path names. Raises `ApiError`, `NotAvailable`."""
     kind = target.info.kind
-    allowed = {"console": {"Machine", "VirtualMachine"}, "tcp": {"Machine", "VirtualMachine", "Cluster"}}
+    allowed = {"console": {"Machine", "VirtualMachine", "Server"}, "tcp": {"Machine", "VirtualMachine", "Cluster"}}
     if not target.name or kind not in allowed.get(target.subresource, set()):
         raise errors.not_found_path(f"{target.info.plural}/{target.name}/{target.subresource}")
     try:

@@ -18,7 +18,7 @@ from bedplate.model.cpus import HOST
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
 from bedplate.model.lifecycle import STANDINGS
-from bedplate.model.whereabouts import switched_on_since
+from bedplate.model.whereabouts import in_rescue, role_of, switched_on_since
 from bedplate.planner.plan import PlanInput, PlanResult
 
 _FIXED = ("uid", "name", "namespace", "owner", "cluster", "role", "disk_pool", "image", "version", "nic")
@@ -140,11 +140,19 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
     if new.boot > old.boot and not _may_start_again(inp, t, old, new):
         yield finding("1", "it would be started again though it is not confirmed that it ended")
     if new.out_of_service and not old.out_of_service:
-        lost = t.entries.get(key("server", old.server))
-        if not _ended_with(inp, t, old.server, old):
-            yield finding("1", f"its pods would be freed though the end of {old.server} is not confirmed")
-        elif isinstance(lost, ServerEntry) and switched_on_since(lost, inp.attempts.get(lost.key, {})):
-            yield finding("1", f"its pods would be freed though {old.server} was switched on since")
+        yield from (finding("1", f"its pods would be freed though {said}") for said in _may_hold_pods(inp, t, old))
+
+
+def _may_hold_pods(inp: PlanInput, t: Tables, m: MachineEntry) -> Iterator[str]:
+    """Why pods of the machine may run: nothing confirms its end, its server's death or what runs there instead."""
+    lost, bare = t.entries.get(key("server", m.server)), inp.parent.entries.get(key("metal", m.server))
+    entry = bare if isinstance(bare, MetalEntry) else None
+    if in_rescue(inp.inventory, entry, m, usable=_usable(inp, m.server)):
+        return
+    if not _ended_with(inp, t, m.server, m):
+        yield f"the end of {m.server} is not confirmed"
+    elif isinstance(lost, ServerEntry) and switched_on_since(lost, inp.attempts.get(lost.key, {})):
+        yield f"{m.server} was switched on since"
 
 
 def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) -> Iterator[str]:
@@ -330,7 +338,9 @@ def _misplaced(inp: PlanInput, m: MachineEntry) -> Iterator[str]:
     seen = inp.inventory.server(m.server)
     if declared is None or seen is None:
         return
-    if declared.spec.role != "hypervisor" or declared.spec.unschedulable or declared.metadata.deletion_timestamp:
+    bare = inp.parent.entries.get(key("metal", m.server))
+    role = role_of(declared, bare if isinstance(bare, MetalEntry) else None)
+    if role != "hypervisor" or declared.spec.unschedulable or declared.metadata.deletion_timestamp:
         yield f"server {m.server} does not take machines"
     if not seen.value.connected or not seen.fresh(inp.now):
         yield f"server {m.server} is not connected"

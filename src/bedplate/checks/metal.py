@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from bedplate.checks.tables import Tables
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry, ServerEntry
-from bedplate.model.ids import key
+from bedplate.model.ids import ServerName, key
 from bedplate.model.lifecycle import METAL_STATES
+from bedplate.model.whereabouts import role_of
 from bedplate.planner.plan import PlanInput
 
 Wrong = tuple[str, str]
@@ -28,7 +29,8 @@ def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) ->
         yield "5", "the number of its boot would go back"
     m = t.entries.get(key("machine", new.machine)) if new.machine else None
     mine = isinstance(m, MachineEntry) and m.server == new.server
-    hosts = new.host is not None and declared is not None and declared.spec.role == "hypervisor"
+    hosts = new.host is not None and declared is not None and role_of(declared, new) == "hypervisor"
+    yield from _role(inp, t, old, new)
     if new.state in {"deploying", "deployed"} and before in {"available", "enrolled"} and not (mine or hosts):
         yield "1", "it would be written for no machine that is planned there"
     if new.host is not None and mine:
@@ -37,20 +39,70 @@ def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) ->
         disk = new.hardware.disk(new.root_disk) if new.hardware is not None else None
         if disk is None:
             yield "3", f"it would be written to a disk {new.root_disk!r} that can't be told apart from others"
-    if old is not None and old.state in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
+    if old is not None and _was(old) in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
         yield from _released(inp, t, old)
         yield from _emptied(inp, t, old)
+    if old is not None and old.state != "rescue" and new.state == "rescue":
+        yield from _looked_into(t, old, new)
+    if old is not None and old.state == "rescue" and new.state not in {"rescue", *_AFTER[_was(old)]}:
+        yield "3", f"it would be {new.state} after rescue, and was {_was(old)}"
+    if old is not None and old.held and not new.held and not _proven(inp, new.server):
+        yield "3", "that nobody released what is on its disks would be forgotten"
     if new.state in {"available", "retired"} and not _blank(inp, old, new):
         yield "3", f"it would be {new.state} though its disks were not proven to be blank"
+
+
+def _role(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) -> Iterator[Wrong]:
+    """What planning makes of servers whose role is left to it stays within what the fleet's policy allows."""
+    if old is None or new.role == old.role:
+        return
+    declared, policy = inp.spec.servers.get(key("server", new.server)), inp.spec.fleet.roles
+    if declared is None or declared.spec.role != "auto":
+        yield "placement", "its role is declared, and not planning's to change"
+    called_back = old.role == "free" and old.host is not None
+    if old.role_since and inp.now < old.role_since + policy.settle_seconds and not called_back:
+        yield "placement", "its role would change more often than the fleet's policy allows"
+    if new.role == "hypervisor" and not called_back:
+        count = sum(1 for e in t.entries.values() if isinstance(e, MetalEntry) and e.counts_as_host)
+        if count > policy.maximum:
+            yield "placement", f"{count} servers of role auto would be hypervisors, {policy.maximum} are allowed"
+
+
+_AFTER = {
+    "available": frozenset({"erasing", "available"}),
+    "deployed": frozenset({"deploying", "erasing", "available", "quarantined"}),
+    "quarantined": frozenset({"quarantined"}),
+}
+"""What may follow rescue, by what was before it."""
+
+
+def _was(e: MetalEntry) -> str:
+    """Its state, in rescue the one before."""
+    return e.before.state if e.state == "rescue" and e.before is not None else e.state
+
+
+def _looked_into(t: Tables, old: MetalEntry, new: MetalEntry) -> Iterator[Wrong]:
+    """A person's looking into it ends nothing that runs, and forgets nothing of what it was."""
+    if new.before is None or new.before.state != old.state:
+        yield "3", f"that it was {old.state} would be forgotten in rescue"
+    lost = t.entries.get(key("server", old.server))
+    dead = isinstance(lost, ServerEntry) and lost.standing == "dead"
+    if old.host is not None and t.memory_mib[old.server] and not dead:
+        yield "1", "machines are planned on it as a hypervisor"
+
+
+def _proven(inp: PlanInput, server: ServerName) -> bool:
+    """Its RAM system tells that every disk was read back blank."""
+    told = inp.inventory.metal(server)
+    return told is not None and told.value.erased is not None and told.value.erased.proven
 
 
 def _blank(inp: PlanInput, old: MetalEntry | None, new: MetalEntry) -> bool:
     """Nothing of anybody is on its disks, or its user does not mind, as far as this change says."""
     if old is None or old.state == new.state or old.state in {"inspecting", "testing"}:
-        return old is None or new.state != "retired" or old.state == "retired"
+        return old is None or (not old.held and new.state != "retired") or old.state == new.state
     if old.state == "erasing":
-        told = inp.inventory.metal(new.server)
-        return told is not None and told.value.erased is not None and told.value.erased.proven
+        return _proven(inp, new.server)
     declared = inp.spec.servers.get(key("server", new.server))
     return new.state == "available" and declared is not None and not declared.spec.metal.erase
 
@@ -63,7 +115,7 @@ def _may_follow(before: str, after: str) -> bool:
         for old, new in METAL_STATES:
             if old == at and new == after:
                 return True
-            if old == at and new not in seen and new not in {"quarantined", "retired"}:
+            if old == at and new not in seen and new not in {"quarantined", "retired", "rescue"}:
                 seen.add(new)
                 ahead.append(new)
     return False
@@ -119,7 +171,8 @@ def misplaced(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineE
     if not isinstance(entry, MetalEntry) or entry.machine != new.uid or entry.state != "deploying":
         yield "placement", f"bare server {new.server} is not claimed for it"
     declared = inp.spec.servers.get(key("server", new.server))
-    if declared is None or declared.spec.role == "hypervisor" or declared.spec.unschedulable:
+    bare = entry if isinstance(entry, MetalEntry) else None
+    if declared is None or role_of(declared, bare) == "hypervisor" or declared.spec.unschedulable:
         yield "placement", f"server {new.server} does not take nodes"
 
 

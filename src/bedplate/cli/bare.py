@@ -124,6 +124,31 @@ def retire(session: Session, args: argparse.Namespace) -> int:
     return _wait(session, args, "available" if args.undo else "retired", begun=True)
 
 
+def rescue(session: Session, args: argparse.Namespace) -> int:
+    """Have servers run the RAM system for a person, or be again what they were."""
+    was: dict[str, str] = {}
+    for name in args.names:
+        metal = session.read(session.kind("server"), name).get("status", {}).get("metal") or {}
+        if not metal.get("state"):
+            said = f"server/{name} is no bare server that Bedplate runs: boot a rescue system there by your own means"
+            raise UserError(said)
+        was[name] = str(metal.get("before") or metal["state"])
+    if args.undo:
+        idle = [name for name, state in was.items() if state == "available"]
+        if idle:
+            said = f"Nobody uses {_listed(idle)}: what is on the disks is erased, unless spec.metal.erase is false."
+            _confirm(args, said, "End the rescue", "nothing was changed")
+    else:
+        said = f"What runs on {_listed(args.names)} moves away or ends for as long; the disks stay as they are."
+        _confirm(args, said, "Start the RAM system there", "nothing was changed")
+    for name in args.names:
+        _patch(session, name, {"spec": {"metal": {"rescue": not args.undo}}})
+        print(f"server/{name} {'is to be what it was' if args.undo else 'is to be in rescue'}", flush=True)
+    if not args.undo:
+        return _wait(session, args, "rescue")
+    return _wait(session, args, "available", *was.values(), begun=True)
+
+
 def role(session: Session, args: argparse.Namespace) -> int:
     """Have accepted bare servers be hypervisors, or be given back."""
     for name in args.names:
@@ -132,15 +157,27 @@ def role(session: Session, args: argparse.Namespace) -> int:
             said = f"server/{name} is not accepted: whoever runs it now gives it its role. "
             raise UserError(f"{said}A bare server is accepted first: `bedplate server accept {name}`")
     where = _listed(args.names)
-    if args.to == "hypervisor":
+    if args.to == "auto":
+        said = f"{where} may be overwritten, emptied and erased whenever pools or virtual machines wait for room."
+        _confirm(args, said, "Leave the role to the fleet's policy", "nothing was changed")
+    elif args.to == "hypervisor":
         _confirm(args, f"The disks of {where} are overwritten.", "Make hypervisors of them", "nothing was changed")
     else:
         said = f"Machines on {where} move away; then what is on the disks is lost."
         _confirm(args, said, "Give them back", "nothing was changed")
     for name in args.names:
         _patch(session, name, {"spec": {"role": args.to}})
-        print(f"server/{name} is to be {'a hypervisor' if args.to == 'hypervisor' else 'free'}", flush=True)
+        print(f"server/{name} {_ROLES[args.to]}", flush=True)
+    if args.to == "auto":
+        return 0  # nothing may ever have to change
     return _wait(session, args, "deployed" if args.to == "hypervisor" else "available", begun=True)
+
+
+_ROLES = {
+    "hypervisor": "is to be a hypervisor",
+    "free": "is to be free",
+    "auto": "becomes what waits for room, as the fleet's policy allows",
+}
 
 
 def _listed(names: list[str]) -> str:
@@ -158,8 +195,8 @@ def _confirm(args: argparse.Namespace, said: str, question: str, refused: str) -
         confirm(question, "go on", refused)
 
 
-def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool = False) -> int:
-    """Wait, where it is asked for, until the servers are in that state, telling of each they pass.
+def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool = False) -> int:
+    """Wait, where it is asked for, until the servers are in one of the states, telling of each they pass.
 
     `begun`: the state that they are in now is to be left first, whichever it is.
     """
@@ -180,14 +217,14 @@ def _wait(session: Session, args: argparse.Namespace, state: str, *, begun: bool
                 print(f"server/{name} {now or 'waits'}", flush=True)
             if name not in left:
                 continue
-            if now == state:
+            if now in states:
                 open_.discard(name)
             elif now in _OVER:
                 raise UserError(f"server/{name} is {now}: {_message(server)}")
         if open_ and time.monotonic() > end:
             name = min(open_)
             server = session.read(session.kind("server"), name)
-            raise UserError(f"server/{name} is not {state} after {span(args.timeout)}: {_message(server)}")
+            raise UserError(f"server/{name} is not {states[0]} after {span(args.timeout)}: {_message(server)}")
         if open_:
             time.sleep(_LOOK_SECONDS)
     return 0

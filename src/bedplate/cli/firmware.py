@@ -16,7 +16,7 @@ _FIELDS = ("component", "version", "model", "verdict", "wanted", "matrix", "note
 
 def show(session: Session, args: argparse.Namespace) -> int:
     """Show it; 2 where that is asked for and something is not supported."""
-    found = [_of(server) for server in _servers(session, args.names)]
+    found = [_of(server) for server in inspected(session, args.names)]
     if args.output in {"json", "yaml"}:
         print(output.as_yaml(found) if args.output == "yaml" else output.as_json(found))
     else:
@@ -25,27 +25,28 @@ def show(session: Session, args: argparse.Namespace) -> int:
     return 2 if wrong and args.exit_code else 0
 
 
-def _servers(session: Session, names: list[str]) -> list[dict[str, Any]]:
+def inspected(session: Session, names: list[str]) -> list[dict[str, Any]]:
     """Those that are named, or all that were inspected. Raises `UserError` where one that is named was not."""
     kind = session.kind("server")
     if not names:
         items: list[dict[str, Any]] = watching.list_all(session.client, session.path(kind), {}).get("items") or []
-        return sorted((s for s in items if _metal(s)), key=lambda s: str(s["metadata"]["name"]))
+        return sorted((s for s in items if metal_of(s)), key=lambda s: str(s["metadata"]["name"]))
     found = [session.read(kind, name) for name in names]
     for server in found:
-        if not _metal(server):
+        if not metal_of(server):
             name = server["metadata"]["name"]
             said = f"server/{name} was never inspected, so its firmware is not known"
             raise UserError(f"{said}; `bedplate server accept {name}` has a bare server inspected")
     return found
 
 
-def _metal(server: dict[str, Any]) -> dict[str, Any]:
+def metal_of(server: dict[str, Any]) -> dict[str, Any]:
+    """What is known of it as a bare server; empty: it is none."""
     return (server.get("status") or {}).get("metal") or {}
 
 
 def _of(server: dict[str, Any]) -> dict[str, Any]:
-    metal = _metal(server)
+    metal = metal_of(server)
     components = [{k: c[k] for k in _FIELDS if k in c} for c in metal.get("firmware") or ()]
     known = {k: metal[k] for k in ("vendor", "product") if k in metal}
     return {"server": server["metadata"]["name"], **known, "firmware": components}

@@ -22,7 +22,7 @@ from bedplate.engine.explain import why
 from bedplate.engine.status import machine_phase
 from bedplate.engine.timeline import timeline
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import ServerName, cluster_key, key
+from bedplate.model.ids import MachineUid, ServerName, cluster_key, key
 from bedplate.model.kinds.base import Object
 from bedplate.model.spec import object_key
 from bedplate.ports import Duplex
@@ -88,9 +88,18 @@ class Handlers:
     # --- Streams ----------------------------------------------------------------------------------------------
 
     async def console(self, kind: str, namespace: str, name: str) -> Duplex:
-        """The serial console of a Machine or VirtualMachine."""
+        """The serial console of a Machine or VirtualMachine, or a shell of a Server in rescue."""
+        if kind == "Server":
+            return await self._shell(ServerName(name))
         m = self.machine(kind, namespace, name)
         return await self._agents.console(m.server, m.uid)
+
+    async def _shell(self, name: ServerName) -> Duplex:
+        bare = self._controller.engine.blueprint.metal(name)
+        if bare is None or bare.state != "rescue":
+            state = f"is {bare.state}" if bare is not None else "is no bare server that was accepted"
+            raise NotAvailable(f"server {name} {state}; a shell opens in rescue: bedplate server rescue {name}")
+        return await self._agents.console(name, MachineUid(""))
 
     async def tcp(self, kind: str, namespace: str, name: str, port: int) -> Duplex:
         """A connection to a port of a Machine or VirtualMachine, or of a Cluster's address."""

@@ -29,14 +29,12 @@ from bedplate.model.steps import (
     ClearOutOfService,
     CreateVolume,
     DefineDomain,
-    DeleteNode,
     DeleteRetained,
     DeleteVolume,
-    DrainNode,
     DropSecrets,
     ForgetDomain,
-    ForgetNode,
     InstallAddons,
+    KubernetesStep,
     MakeSecrets,
     MarkOutOfService,
     MigrateDomain,
@@ -94,6 +92,9 @@ def _machine(world: World, m: MachineEntry) -> Next:
         return left
     if m.substrate == "metal":
         return diff_metal.machine(world, m)
+    host = world.blueprint.metal(m.server)
+    if host is not None and host.state == "rescue":
+        return wait(Waiting.METAL, f"server {m.server} is in rescue")
     stray = _forget_strays(world, m)
     if stray is not None:
         return stray
@@ -353,7 +354,7 @@ def family(step: Step) -> Family:
     """Which port runs the step."""
     if isinstance(step, MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember | RestartKubelet):
         return "bootstrap"
-    if isinstance(step, InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService):
+    if isinstance(step, KubernetesStep):
         return "kubernetes"
     if isinstance(step, ReadPower | PowerOff | PowerOn | BootMedia | BootDisk):
         return "bmc"

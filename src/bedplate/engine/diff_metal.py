@@ -6,7 +6,7 @@ written, or none.
 
 from __future__ import annotations
 
-from bedplate.engine.diff_nodes import drained, joined, leave_behind
+from bedplate.engine.diff_nodes import drained, joined, leave_behind, put_aside
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, cluster_view, domain_at, usable, wait
 from bedplate.model.blueprint import MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import ServerName
@@ -30,7 +30,7 @@ from bedplate.model.whereabouts import left_bare, ram_system
 def server(world: World, e: MetalEntry) -> Next:
     """What the bare server needs next."""
     match e.state:
-        case "inspecting" | "testing" | "erasing":
+        case "inspecting" | "testing" | "erasing" | "rescue":
             return _in_ram(world, e)
         case "deploying":
             return _from_disk(world, e) if e.written else _in_ram(world, e)
@@ -144,7 +144,7 @@ def machine(world: World, m: MachineEntry) -> Next:
         case "run" if not runs:
             return wait(Waiting.METAL, f"server {m.server} is {e.state if mine and e is not None else 'not its own'}")
         case "run":
-            return joined(world, m, domain_at(world, m))
+            return put_aside(world, m) or joined(world, m, domain_at(world, m))
         case "drain" if cluster is not None and cluster.desired == "present":
             return drained(world, cluster, m)
         case "remove" if cluster is not None and cluster.desired == "present":

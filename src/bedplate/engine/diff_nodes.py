@@ -9,7 +9,7 @@ from bedplate.model.blueprint import ClusterEntry, MachineEntry
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import DomainView
 from bedplate.model.report import Waiting
-from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember, RestartKubelet
+from bedplate.model.steps import Bootstrap, DeleteNode, DrainNode, RemoveEtcdMember, RestartKubelet, UncordonNode
 from bedplate.model.whereabouts import domain_of, left_as_learner
 
 
@@ -28,6 +28,18 @@ def joined(world: World, m: MachineEntry, d: DomainView) -> Next:
     if d.bootstrap == "done":
         return wait(Waiting.JOIN, "kubeadm ended well; its node is not seen yet")
     return _bootstrap(world, m)
+
+
+def put_aside(world: World, m: MachineEntry) -> Next | None:
+    """Drain a node where it stands, or let pods onto it again, as planning wants; None: it is as wanted."""
+    cluster, node = world.blueprint.cluster(m.cluster), world.inventory.node(m.cluster, m.name)
+    if cluster is None or node is None or not is_node_of(node, m) or not cluster_view(world, cluster).api:
+        return None
+    if m.cordon == "drain" and attempt(world, m.key, "DrainNode", m.generation).succeeded == 0.0:
+        return Next(step=DrainNode(cluster=cluster, machine=m), reason="its pods are to move away for a time")
+    if m.cordon == "lift" and node.value.ready and node.value.unschedulable:
+        return Next(step=UncordonNode(cluster=cluster, machine=m), reason="it is to take pods again")
+    return None
 
 
 def _not_ready(world: World, m: MachineEntry, d: DomainView) -> Next:

@@ -115,9 +115,14 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.extend(_about(engine, key("metal", k.partition("/")[2])))
     elif isinstance(entry, MetalEntry):
         out.append(f"is a bare server, {entry.state} since {timestamp(entry.since)}, because {entry.reason}")
+        declared = engine.spec.spec.servers.get(key("server", entry.server))
+        if declared is not None and declared.spec.role == "auto":
+            since = f" since {timestamp(entry.role_since)}" if entry.role_since else ""
+            out.append(f"its role is left to the fleet's policy, which has it be {entry.role}{since}")
         out.extend(f"its test {t.name} is degraded: {t.detail}" for t in peers.degraded(entry.tests))
         wrong = unsupported(status_metal.firmware(engine, entry))
         out.extend(f"its firmware is not supported: {j.sentence()}" for j in wrong)
+        out.extend(f"it is not as deployed: {change}" for change in status_metal.drifted(engine, entry) or ())
     for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")
     upcoming = engine.next.get(k)

@@ -38,7 +38,7 @@ from bedplate.model.quantity import format_mib, rough_mib
 from bedplate.model.report import Waiting, still_there
 from bedplate.model.spec import object_key
 from bedplate.model.times import timestamp
-from bedplate.model.whereabouts import domain_of
+from bedplate.model.whereabouts import domain_of, role_of
 
 if TYPE_CHECKING:
     from bedplate.engine.engine import Engine
@@ -309,7 +309,7 @@ def server_conditions(engine: Engine, s: Server, view: ServerView, machines: int
         if view.error and AGENT_AWAY not in view.error:
             message = f"{view.error}; {message}"
     bare = engine.blueprint.metal(view.server)
-    hosts = bare is not None and bare.host is not None and bare.state == "deployed" and s.spec.role == "hypervisor"
+    hosts = bare is not None and bare.host is not None and bare.state == "deployed" and role_of(s, bare) == "hypervisor"
     if lost is None and (bare is not None or _is_bare(s, view)) and not hosts:
         phase, ready = status_metal.conditions(engine, s, bare)
         found = [ready]
@@ -365,7 +365,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
     if bare is not None:
         judged = status_metal.firmware(engine, bare)
         conditions += status_metal.more_conditions(engine, s, bare, judged)
-        metal = status_metal.metal(engine, bare, judged)
+        metal = status_metal.metal(engine, s, bare, judged)
     bmc = engine.inventory.inventory.bmc(name)
     return ServerStatus(
         observed_generation=s.metadata.generation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bedplate.model.blueprint import MetalEntry
+from bedplate.model.drift import firmware_changes
 from bedplate.model.firmware import JudgedFirmware, judge, unsupported
 from bedplate.model.ids import key
 from bedplate.model.kinds.infrastructure import DiskStatus, ErasureStatus, FirmwareStatus, MetalStatus, Server
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _GOOD = frozenset({"available", "deployed"})
 _MIB = 2**20
+_DRIFTS = 5
+"""Differences that the condition names; `status.metal.drift` has them all."""
 
 
 def conditions(engine: Engine, s: Server, entry: MetalEntry | None) -> tuple[str, Condition]:
@@ -60,7 +63,34 @@ def more_conditions(
 ) -> tuple[Condition, ...]:
     """What is known of its hardware beyond its being there. `judged`: as `firmware` has it."""
     matrices = engine.spec.spec.compatibility_matrices
-    return (*_degraded(s, entry), *(_firmware_supported(s, judged) if matrices and judged else ()))
+    supported = _firmware_supported(s, judged) if matrices and judged else ()
+    return (*_degraded(s, entry), *supported, *_as_deployed(engine, s, entry))
+
+
+def drifted(engine: Engine, entry: MetalEntry) -> tuple[str, ...] | None:
+    """How what was deployed on it differs from its image, and its firmware from what was inspected, one sentence each;
+    None: it was not looked at since it was deployed."""
+    seen = engine.inventory.inventory.server(entry.server)
+    told = seen.value.drift if seen is not None and entry.state == "deployed" else None
+    if told is None:
+        return None
+    more = (f"and {told.more} more",) if told.more else ()
+    return (*firmware_changes(entry.hardware, told.firmware), *told.changes, *more)
+
+
+def _as_deployed(engine: Engine, s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    found = drifted(engine, entry)
+    if found is None:
+        return ()
+    return (
+        Condition(
+            type="AsDeployed",
+            status="False" if found else "True",
+            reason="Drifted" if found else "AsItsImage",
+            message="; ".join(found[:_DRIFTS]) + (f"; and {len(found) - _DRIFTS} more" if found[_DRIFTS:] else ""),
+            observed_generation=s.metadata.generation,
+        ),
+    )
 
 
 def _degraded(s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
@@ -99,7 +129,7 @@ def _firmware_supported(s: Server, judged: tuple[JudgedFirmware, ...]) -> tuple[
     )
 
 
-def metal(engine: Engine, entry: MetalEntry, judged: tuple[JudgedFirmware, ...]) -> MetalStatus:
+def metal(engine: Engine, s: Server, entry: MetalEntry, judged: tuple[JudgedFirmware, ...]) -> MetalStatus:
     """All of it. `judged`: as `firmware` has it."""
     seen = engine.inventory.inventory.metal(entry.server)
     view = seen.value if seen is not None and seen.value.run == entry.run else None
@@ -107,6 +137,8 @@ def metal(engine: Engine, entry: MetalEntry, judged: tuple[JudgedFirmware, ...])
     return MetalStatus(
         state=entry.state,
         since=timestamp(entry.since),
+        role=entry.role if s.spec.role == "auto" else "",
+        before=entry.before.state if entry.before is not None else "",
         machine=m.name if m is not None else "",
         image=entry.host.image.name if entry.host is not None else "",
         root_disk=entry.root_disk,
@@ -132,6 +164,7 @@ def metal(engine: Engine, entry: MetalEntry, judged: tuple[JudgedFirmware, ...])
         problems=hardware.problems if hardware is not None else (),
         tests=tuple(_test(t) for t in (entry.tests.tests if entry.tests is not None else ())),
         firmware=tuple(_firmware(j) for j in judged),
+        drift=drifted(engine, entry) or (),
         erasures=tuple(_erasure(d) for d in (entry.erased.disks if entry.erased is not None else ())),
     )
 

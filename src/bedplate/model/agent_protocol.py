@@ -196,7 +196,10 @@ class Observed(_Frame, frozen=True, kw_only=True, tag="observed"):
 
 
 class StreamOpen(_Frame, frozen=True, kw_only=True, tag="open"):
-    """The controller opens a stream: a TCP connection from the server, or a machine's console."""
+    """The controller opens a stream: a TCP connection from the server, or a machine's console.
+
+    `console` with an empty `uid` is a shell of the server itself, which only its RAM system gives.
+    """
 
     stream: int
     kind: Literal["tcp", "console"]

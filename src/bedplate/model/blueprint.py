@@ -136,6 +136,9 @@ class MachineEntry(Entry, frozen=True, kw_only=True, tag="machine"):
     """When planning had it started again after it died; only those within the policy's `boot_window`."""
     cpu_model: CpuModel = HOST
     """What its guest knows of its server's CPU, from its start on."""
+    cordon: Literal["", "drain", "drained", "lift"] = ""
+    """While its server is wanted for something else for a time: `drain`, its pods are to move away; `drained`, they
+    have, or had their time; `lift`, its node is to take pods again."""
     kubelet_restarted: float = 0.0
     """When planning last wanted its kubelet to be restarted, its machine being well; seconds since the epoch."""
     source: ServerName = ServerName("")
@@ -229,7 +232,17 @@ MetalState = Literal[
     "erasing",
     "retired",
     "quarantined",
+    "rescue",
 ]
+
+
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bare server was before it was in rescue."""
+
+    state: Literal["available", "deployed", "quarantined"]
+    reason: str = ""
+    up: bool = False
+    """Its RAM system has reported since: from then on nothing starts the server again by itself."""
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +262,10 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     server: ServerName
     uid: str
     """Of the Server object that was accepted: another of that name is another server."""
+    role: Literal["free", "hypervisor"] = "free"
+    """What planning has it be where its declared role is `auto`."""
+    role_since: float = 0.0
+    """When that changed last; seconds since the epoch, 0: never."""
     state: MetalState
     since: float
     """When it came into this state; seconds since the epoch."""
@@ -280,6 +297,10 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     """The disk of its machine or hypervisor was written and read back."""
     then: Literal["available", "retired"] = "available"
     """What `erasing` ends in."""
+    held: bool = False
+    """What nobody released is on its disks, or what could not be erased: it is given to nobody before all is erased."""
+    before: Before | None = None
+    """What it was, in `rescue` only."""
     tries: int = 0
     """Boots of the RAM system or of the disk in this state that led to nothing."""
     reason: str = ""
@@ -287,6 +308,11 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     @property
     def key(self) -> Key:
         return key("metal", self.server)
+
+    @property
+    def counts_as_host(self) -> bool:
+        """It is one of those that planning made hypervisors."""
+        return self.role == "hypervisor" and self.state != "quarantined"
 
 
 AnyEntry = MetalEntry | ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry

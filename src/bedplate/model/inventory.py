@@ -11,6 +11,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from bedplate.model.cpus import CpuModel
+from bedplate.model.drift import Drift
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, key
 from bedplate.model.metal import Erased, Hardware, ServerTests, Written
 
@@ -53,6 +54,8 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", ta
     """What the agent runs in: a hypervisor, the RAM system of a bare server, or the node deployed on its disk."""
     run: int = 0
     """Of a RAM system: which boot of it this is (`MetalEntry.run`)."""
+    drift: Drift | None = None
+    """How a system that Bedplate deployed differs from its image; None: it was not looked at."""
 
     @property
     def key(self) -> Key:

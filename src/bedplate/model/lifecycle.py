@@ -129,6 +129,13 @@ METAL_STATES: dict[tuple[str, str], str] = {
     ("quarantined", "testing"): "a person asked for it",
     ("quarantined", "erasing"): "a person released what is on its disks, or retires it",
     ("retired", "inspecting"): "a person takes it back into service",
+    ("available", "rescue"): "a person wants to look into it",
+    ("deployed", "rescue"): "the same, and its node is drained, its hypervisor empty, or neither runs any more",
+    ("quarantined", "rescue"): "a person wants to look into it",
+    ("rescue", "deploying"): "a person is done with it: what is on its disk is booted again",
+    ("rescue", "erasing"): "the same, and nobody used it, or what used it is not wanted any more",
+    ("rescue", "available"): "the same, and its disks need no erasing",
+    ("rescue", "quarantined"): "a person is done with it: what is on its disks is kept as before",
 }
 """How a bare server's state may change, and on what. `enrolled`: declared, and accepted by nobody yet."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -86,6 +87,17 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Room for one machine that would end a wait."""
+
+    substrate: Literal["vm", "metal"]
+    cpu: int
+    memory_mib: int
+    network: str
+    match: Mapping[str, str] = {}
+    """Labels that the server must have."""
+
+
 class WaitingOn(msgspec.Struct, frozen=True, kw_only=True):
     """An object that is not where its spec wants it, and on what it waits."""
 
@@ -96,6 +108,8 @@ class WaitingOn(msgspec.Struct, frozen=True, kw_only=True):
     """How many servers were refused for which reason (placement only)."""
     servers: Mapping[str, Rejection] = {}
     """Which server was refused for which reason; the first hundred."""
+    wanted: Wanted | None = None
+    """Room that would end it."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

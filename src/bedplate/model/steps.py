@@ -205,6 +205,10 @@ class DeleteNode(_NodeStep, frozen=True, kw_only=True, tag="DeleteNode"):
     """Delete the Node object of exactly this machine (checked by its provider id)."""
 
 
+class UncordonNode(_NodeStep, frozen=True, kw_only=True, tag="UncordonNode"):
+    """Let pods onto the Node of exactly this machine again. Done where there is none."""
+
+
 class ForgetNode(DeleteNode, frozen=True, kw_only=True, tag="ForgetNode"):
     """Delete the Node that a machine which is gone has registered anew from a bare server's disks, after the server
     was switched off again."""
@@ -338,7 +342,9 @@ HypervisorStep = (
     | DeleteRetained
 )
 BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember | RestartKubelet
-KubernetesStep = InstallAddons | DrainNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService
+KubernetesStep = (
+    InstallAddons | DrainNode | UncordonNode | DeleteNode | ForgetNode | MarkOutOfService | ClearOutOfService
+)
 BmcStep = ReadPower | PowerOff | PowerOn | BootMedia | BootDisk
 RamStep = InspectServer | RunTests | WriteImage | EraseDisks
 AgentStep = HypervisorStep | RamStep

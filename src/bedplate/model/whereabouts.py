@@ -7,6 +7,7 @@ from bedplate.model.attempts import Attempts
 from bedplate.model.blueprint import ClusterEntry, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import ServerName
 from bedplate.model.inventory import DomainView, Inventory, MetalView, Observation
+from bedplate.model.kinds.infrastructure import Server, ServerRole
 
 _ENDS_OF_DISKS = frozenset({"CreateVolume", "RetainVolume", "DeleteVolume"})
 ALIVE = frozenset({"running", "paused"})
@@ -47,6 +48,24 @@ def left_bare(inventory: Inventory, entry: MetalEntry | None, m: MachineEntry, *
     seen, bmc = inventory.server(m.server), inventory.bmc(m.server)
     booted = seen is not None and seen.value.system == "ram" and seen.value.run >= entry.run and usable
     return booted or (bmc is not None and bmc.value.power == "off" and bmc.time >= entry.since)
+
+
+def role_of(declared: Server, entry: MetalEntry | None) -> ServerRole:
+    """What a server is to be: as declared, or where that is left to planning, as it has it."""
+    if declared.spec.role != "auto":
+        return declared.spec.role
+    return entry.role if entry is not None else "free"
+
+
+def in_rescue(inventory: Inventory, entry: MetalEntry | None, m: MachineEntry, *, usable: bool) -> bool:
+    """A machine on a bare server that a person looks into has ended for now: the RAM system runs.
+
+    Args:
+        entry: Of the bare server.
+        usable: Whether what its agent tells now is to be believed.
+    """
+    mine = entry is not None and entry.machine == m.uid and entry.state == "rescue"
+    return mine and entry is not None and usable and ram_system(inventory, entry) is not None
 
 
 def left_as_learner(cluster: ClusterEntry, m: MachineEntry, attempts: Attempts) -> bool:

@@ -6,7 +6,7 @@ The duties read and change the child through this; nothing here decides.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from bedplate.model.inventory import DomainView, Inventory, Observation
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.virtual_machine import VirtualMachine
 from bedplate.model.policy import PAUSED, Policy
-from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn
+from bedplate.model.report import Change, Rejection, Report, Waiting, WaitingOn, Wanted
 from bedplate.model.spec import Spec
 from bedplate.model.whereabouts import domain_of, servers_of
 from bedplate.planner import identity
@@ -183,13 +183,22 @@ class Planning:
         sentence: str,
         rejections: Mapping[Rejection, int] | None = None,
         servers: Mapping[str, Rejection] | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         """Say on what the thing of that key waits."""
         self._waiting[self._unit][k] = WaitingOn(
-            key=k, reason=reason, sentence=sentence, rejections=rejections or {}, servers=servers or {}
+            key=k, reason=reason, sentence=sentence, rejections=rejections or {}, servers=servers or {}, wanted=wanted
         )
         if reason in _ROOM:
             self.index.waiters.add(self._unit)
+
+    def wanted_room(self) -> Iterator[Wanted]:
+        """The room that would end waits, as all units say it now, in the order of what waits."""
+        told = {**self.index.waiting, **self._waiting}
+        found = {k: w for waits in told.values() for k, w in waits.items() if w is not None and w.wanted is not None}
+        for _, waiting in sorted(found.items()):
+            assert waiting.wanted is not None
+            yield waiting.wanted
 
     def is_waiting(self, k: Key) -> bool:
         """Whether the thing of that key was said to wait already."""

@@ -15,7 +15,7 @@ from bedplate.model.blueprint import MachineEntry
 from bedplate.model.cpus import FEATURES, HOST, CpuModel
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.inventory import BmcView, Observation, PoolView, ServerView
-from bedplate.model.kinds.infrastructure import DiskPool, Server, server_labels
+from bedplate.model.kinds.infrastructure import DiskPool, Server, ServerRole, server_labels
 from bedplate.model.times import seconds_of
 from bedplate.model.whereabouts import servers_of
 
@@ -40,6 +40,7 @@ class ServerState:
         "good_until",
         "hypervisor",
         "labels",
+        "looked_into",
         "maintenance_until",
         "memory_capacity",
         "memory_used",
@@ -48,7 +49,9 @@ class ServerState:
         "pools",
         "signature",
         "tie",
+        "told",
         "unschedulable",
+        "wish",
     )
 
     def __init__(self, name: ServerName, seed: int) -> None:
@@ -60,6 +63,8 @@ class ServerState:
         """Live migrations from or to it that are planned or under way."""
         self.disk_used: Counter[str] = Counter()
         self.signature: object = None
+        self.wish: ServerRole = "free"
+        """What planning has it be where its declared role is `auto`."""
         self.update(None, None, None)
 
     def update(
@@ -74,9 +79,15 @@ class ServerState:
         self.cpu_models: tuple[CpuModel, ...] = view.cpu_models if view is not None else ()
         self.pools: dict[str, PoolView] = {p.name: p for p in view.pools} if view is not None else {}
         runs = view is None or view.system == "hypervisor"
-        self.hypervisor = server is not None and server.spec.role == "hypervisor" and runs
+        self.told = (server, seen, bmc)
+        role = self.wish if server is not None and server.spec.role == "auto" else server.spec.role if server else ""
+        self.hypervisor = server is not None and role == "hypervisor" and runs
         self.hypervisor = self.hypervisor and server is not None and not server.metadata.deletion_timestamp
-        self.given_up = server is not None and self.connected and runs and _is_given_up(server)
+        given_up = server is not None and (role != "hypervisor" or server.spec.metal.retired)
+        self.given_up = given_up and self.connected and runs
+        """Its user, or planning, wants it for something else."""
+        self.looked_into = server is not None and self.connected and runs and server.spec.metal.rescue
+        """A person wants it in rescue."""
         self.unschedulable = server is not None and server.spec.unschedulable
         self.maintenance_until = _maintenance_until(server)
         said = {bmc.value.health if bmc is not None else "", view.health if view is not None else ""}
@@ -87,7 +98,7 @@ class ServerState:
         self.cpu_capacity, self.memory_capacity = _capacity(server, view)
         signature = (
             (self.hypervisor, self.unschedulable, self.maintenance_until, self.connected),
-            (self.bridges, self.cpu_capacity, self.failing, self.given_up, self.cpu, self.cpu_models),
+            (self.bridges, self.cpu_capacity, self.failing, self.given_up, self.looked_into, self.cpu, self.cpu_models),
             (self.memory_capacity, tuple(sorted(self.labels.items())), tuple(self.pools)),
             (view is not None and view.connected, self.good_until),
         )
@@ -102,7 +113,7 @@ class ServerState:
     @property
     def may_be_emptied(self) -> bool:
         """True where it is looked at whether it is to be empty."""
-        return self.maintenance_until > 0.0 or bool(self.failing) or self.given_up
+        return self.maintenance_until > 0.0 or bool(self.failing) or self.given_up or self.looked_into
 
     def emptied_because(self, now: float) -> str:
         """Why the server is to be empty, as the end of a sentence; empty where it is not."""
@@ -110,6 +121,8 @@ class ServerState:
             return "is in maintenance"
         if self.given_up:
             return "is to be no hypervisor any more"
+        if self.looked_into:
+            return "is to be in rescue"
         return "has failing hardware" if self.failing == "critical" else ""
 
     @property
@@ -118,11 +131,6 @@ class ServerState:
         memory = self.memory_used / self.memory_capacity if self.memory_capacity > 0 else 1.0
         cpu = self.cpu_used / self.cpu_capacity if self.cpu_capacity > 0 else 1.0
         return max(memory, cpu)
-
-
-def _is_given_up(server: Server) -> bool:
-    """Its user wants it for something else."""
-    return server.spec.role != "hypervisor" or server.spec.metal.retired
 
 
 def _maintenance_until(server: Server | None) -> float:
@@ -235,6 +243,13 @@ class Fleet:
             self._orders.clear()
             self._cpu_model = None
         return changed
+
+    def wish(self, name: ServerName, role: ServerRole) -> None:
+        """Planning has it be that, where its declared role is `auto`."""
+        state = self.server(name)
+        if state.wish != role:
+            state.wish = role
+            self.refresh(name, *state.told)
 
     @property
     def cpu_model(self) -> CpuModel:

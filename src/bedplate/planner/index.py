@@ -72,6 +72,8 @@ class Index:
         """Machines that were found to be as declared, and what they were compared with."""
         self.well: set[MachineUid] = set()
         """Machines that were found to be well, and of which nothing was told since."""
+        self.autos: set[ServerName] = set()
+        """Servers of which planning decides what they are."""
         self.waiters: set[Unit] = set()
         """Units that wait for room or addresses: looked at again when any become free."""
         self.waiting: dict[Unit, dict[Key, WaitingOn]] = {}
@@ -131,7 +133,10 @@ class Index:
     def drop(self, k: Key) -> None:
         """Take an entry out."""
         self.unsettle(k)
-        self._forget(self.entries.pop(k))
+        gone = self.entries.pop(k)
+        self._forget(gone)
+        if isinstance(gone, MetalEntry):
+            self.fleet.wish(gone.server, "free")
 
     def _learn(self, entry: AnyEntry) -> None:
         match entry:
@@ -147,6 +152,7 @@ class Index:
                 self._servers[entry.key] = entry
             case MetalEntry():
                 self._metal[entry.key] = entry
+                self.fleet.wish(entry.server, entry.role)
                 count_machine(self.network(entry.nic.network), entry, 1)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] += 1
@@ -205,7 +211,12 @@ class Index:
     def refresh_server(self, spec: Spec, inventory: Inventory, name: ServerName) -> bool:
         """Take a server's news in; True where more than free space changed, or where its view may have run out."""
         seen = inventory.server(name)
-        changed = self.fleet.refresh(name, spec.servers.get(key("server", name)), seen, inventory.bmc(name))
+        declared = spec.servers.get(key("server", name))
+        if declared is not None and declared.spec.role == "auto":
+            self.autos.add(name)
+        else:
+            self.autos.discard(name)
+        changed = self.fleet.refresh(name, declared, seen, inventory.bmc(name))
         return changed or (seen is not None and seen.good_until != float("inf"))
 
     def refresh_pool(self, spec: Spec, k: Key) -> set[Unit]:
@@ -272,8 +283,9 @@ class Index:
 
     @property
     def fleet_work(self) -> bool:
-        """True where anything is to be decided over all servers: one is lost, or is to be emptied."""
-        return bool(self._servers) or bool(self.fleet.emptied)
+        """True where anything is to be decided over all servers: one is lost, is to be emptied, or may change its
+        role."""
+        return bool(self._servers) or bool(self.fleet.emptied) or bool(self.autos)
 
     def retained_on(self, server: ServerName) -> list[RetainedDiskEntry]:
         """Disks that are kept on the server itself."""

@@ -15,8 +15,9 @@ from bedplate.model.kinds.infrastructure import Server
 from bedplate.model.metal import Suite
 from bedplate.model.policy import REQUESTS, SUITE
 from bedplate.model.report import Waiting, still_there
-from bedplate.model.whereabouts import left_bare, ram_system
-from bedplate.planner import addresses, peers
+from bedplate.model.whereabouts import left_bare, role_of
+from bedplate.planner import addresses, metal_rescue, peers
+from bedplate.planner.bare_server import failed, into, late, machine, quarantine, ram, system, wait
 from bedplate.planner.context import Planning
 from bedplate.planner.metal_pools import root_disk
 from bedplate.planner.servers import bmc_ref
@@ -53,9 +54,11 @@ def advance(p: Planning, unit: Key) -> None:
             _claimed(p, entry, declared)
         case "erasing":
             _erasing(p, entry)
+        case "rescue":
+            _in_rescue(p, entry, declared)
         case "retired":
             if not declared.spec.metal.retired:
-                _into(p, entry, "inspecting", "it is taken back into service")
+                into(p, entry, "inspecting", "it is taken back into service")
         case "quarantined":
             _quarantined(p, entry, declared)
 
@@ -130,124 +133,29 @@ def _refreshed(p: Planning, entry: MetalEntry, declared: Server) -> MetalEntry:
     return p.put(msgspec.structs.replace(entry, bmc=bmc), f"the BMC of {entry.server} was edited")
 
 
-# --- what its systems tell ----------------------------------------------------------------------------------------
-
-
-def machine(p: Planning, entry: MetalEntry) -> MachineEntry | None:
-    """The machine that the server is claimed by, as long as it is planned."""
-    found = p.index.entries.get(key("machine", entry.machine)) if entry.machine else None
-    return found if isinstance(found, MachineEntry) and found.server == entry.server else None
-
-
-def _into(p: Planning, entry: MetalEntry, state: MetalState, why: str, *, boot: bool = True, **fields: object) -> None:
-    """Begin a state; with `boot` in a RAM system of its own."""
-    run = entry.run + 1 if boot else entry.run
-    entry = msgspec.structs.replace(entry, state=state, since=p.now, run=run, tries=0, reason=why, **fields)
-    p.put(entry, f"{entry.server} is {state}: {why}")
-    p.freed = True  # whoever waits for a server may have it now, and whose machine was there is told
-
-
-def _late(p: Planning, entry: MetalEntry, what: str) -> bool:
-    """Handle a boot or a task that leads to nothing; True where the server was given up.
-
-    The clock is that of the step that began it, so that a controller which was away is not taken for a slow server.
-    """
-    disk = entry.state == "deploying" and entry.written  # after quarantine, what is written is not booted
-    boot = "BootDisk" if disk else "BootMedia"
-    begun = p.attempt(entry.key, boot).of(entry.generation)
-    if begun.running or not begun.succeeded:
-        if not begun.count:
-            return False
-        limit = begun.first + p.policy.metal_give_up
-        if p.now < limit or begun.running:
-            p.at(limit)
-            return False
-        _quarantine(p, entry, f"{boot} failed {begun.count} times, last: {begun.last_error}")
-        return True
-    limit = begun.succeeded + p.policy.metal_boot_timeout
-    seen = p.inventory.server(entry.server)
-    lost = seen is not None and not seen.value.connected and seen.value.run == entry.run
-    if lost and seen is not None and seen.time > begun.succeeded and not disk:
-        limit = min(limit, seen.time + p.policy.metal_lost)
-    passed_over = not disk and _runs_its_disk(p, entry, begun.succeeded)
-    if p.now < limit and not passed_over:
-        p.at(limit)
-        return False
-    if entry.tries + 1 >= p.policy.metal_tries:
-        _quarantine(p, entry, f"{what} did not report in {entry.tries + 1} boots")
-        return True
-    if passed_over:
-        said = "it booted from its disk, not from its medium"
-    elif lost:
-        said = f"{what} was lost"
-    else:
-        said = f"{what} did not report within {p.policy.metal_boot_timeout / 60:.0f} min"
-    again = msgspec.structs.replace(entry, run=entry.run + 1, tries=entry.tries + 1, reason=said)
-    p.put(again, f"{entry.server} is started again: {said}")
-    return False
-
-
-def _runs_its_disk(p: Planning, entry: MetalEntry, since: float) -> bool:
-    """What lies on its disk has told of itself since: the firmware passed the medium over. What was given up must not
-    run on until the boot's time is over."""
-    seen = p.inventory.server(entry.server)
-    return seen is not None and seen.time > since and _system(p, entry.server) in {"node", "hypervisor"}
-
-
-def _system(p: Planning, server: ServerName) -> str:
-    """What runs on it, as its agent tells now; empty where that is not known."""
-    seen = p.inventory.server(server)
-    return seen.value.system if seen is not None and p.usable(server) else ""
-
-
-def _ram(p: Planning, entry: MetalEntry) -> MetalView | None:
-    """What its RAM system tells, in the boot that is wanted; None where it is not there, which is waited for."""
-    view = ram_system(p.inventory, entry) if p.usable(entry.server) else None
-    if view is None and not _late(p, entry, "its RAM system"):
-        _wait(p, entry, "its RAM system is to start")
-    return view
-
-
-def _failed(p: Planning, entry: MetalEntry, view: MetalView, step: str) -> bool:
-    """Quarantine it where its step failed too often; True where it did. What is still at work has not failed."""
-    history = p.attempt(entry.key, step)
-    if history.count < p.policy.step_attempts_limit or history.running or view.task:
-        return False
-    _quarantine(p, entry, f"{step} failed {history.count} times, last: {history.last_error}")
-    return True
-
-
-def _quarantine(p: Planning, entry: MetalEntry, why: str) -> None:
-    _into(p, entry, "quarantined", why, boot=False)
-
-
-def _wait(p: Planning, entry: MetalEntry, doing: str) -> None:
-    p.wait(entry.key, Waiting.METAL, f"{entry.server} is {entry.state}: {doing}")
-
-
 # --- its states ---------------------------------------------------------------------------------------------------
 
 
 def _inspecting(p: Planning, entry: MetalEntry) -> None:
-    view = _ram(p, entry)
+    view = ram(p, entry)
     if view is None:
         return
     if view.hardware is None:
-        if not _failed(p, entry, view, "InspectServer"):
-            _wait(p, entry, "its hardware is looked at")
+        if not failed(p, entry, view, "InspectServer"):
+            wait(p, entry, "its hardware is looked at")
         return
     twin = next((e.server for e in p.index.all_metal() if _same_serial(e, entry, view)), "")
     if twin:
         said = f"its serial number {view.hardware.serial} is that of {twin}: one of them is not what it says"
-        _into(p, entry, "quarantined", said, boot=False, hardware=view.hardware)
+        quarantine(p, entry, said, hardware=view.hardware)
         return
     if not any(d.serial for d in view.hardware.disks):
         said = "it has no disk with a serial number, so none can be told apart and written"
-        _into(p, entry, "quarantined", said, boot=False, hardware=view.hardware)
+        quarantine(p, entry, said, hardware=view.hardware)
         return
     nic = entry.nic
     boot = next((n.mac for n in view.hardware.nics if n.boot), nic.mac)
-    _into(
+    into(
         p,
         entry,
         "testing",
@@ -265,19 +173,21 @@ def _same_serial(other: MetalEntry, entry: MetalEntry, view: MetalView) -> bool:
 
 
 def _testing(p: Planning, entry: MetalEntry) -> None:
-    view = _ram(p, entry)
+    view = ram(p, entry)
     if view is None:
         return
     if view.tests is None or view.tests.suite != entry.suite:
-        if not _failed(p, entry, view, "RunTests"):
-            _wait(p, entry, f"the {entry.suite} tests run")
+        if not failed(p, entry, view, "RunTests"):
+            wait(p, entry, f"the {entry.suite} tests run")
         return
     tests = peers.judged(entry, view.tests, p.index.all_metal(), p.policy)
     if tests.verdict == "failed":
         bad = ", ".join(f"{t.name}: {t.detail}" for t in tests.tests if t.verdict == "failed")
-        _into(p, entry, "quarantined", f"a test failed: {bad}", boot=False, tests=tests)
+        quarantine(p, entry, f"a test failed: {bad}", tests=tests)
+    elif entry.held:
+        quarantine(p, entry, f"what is on its disks was released by nobody; {peers.summary(tests)}", tests=tests)
     else:
-        _into(p, entry, "available", peers.summary(tests), boot=False, tests=tests)
+        into(p, entry, "available", peers.summary(tests), boot=False, tests=tests)
 
 
 def _requests(declared: Server) -> tuple[tuple[str, str], ...]:
@@ -293,17 +203,19 @@ def _asked(entry: MetalEntry, declared: Server) -> str:
 def _idle(p: Planning, entry: MetalEntry, declared: Server) -> None:
     """Nobody uses it: a person's wishes are taken up."""
     if declared.spec.metal.retired:
-        _into(p, entry, "erasing", "it is retired", then="retired")
+        into(p, entry, "erasing", "it is retired", then="retired")
+    elif declared.spec.metal.rescue:
+        metal_rescue.begin(p, entry)
     elif kind := _asked(entry, declared):
         _on_request(p, entry, declared, kind)
-    elif declared.spec.role == "hypervisor":
+    elif role_of(declared, entry) == "hypervisor":
         _into_hypervisor(p, entry, declared)
 
 
 def _on_request(p: Planning, entry: MetalEntry, declared: Server, kind: str) -> None:
     suite: Suite = "burn-in" if declared.metadata.annotations.get(SUITE) == "burn-in" else "quick"
     why = f"a person asked to {kind} it"
-    _into(p, entry, _REQUESTED[kind], why, asked=_requests(declared), suite=suite, then="available")
+    into(p, entry, _REQUESTED[kind], why, asked=_requests(declared), suite=suite, then="available")
 
 
 def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
@@ -311,7 +223,9 @@ def _quarantined(p: Planning, entry: MetalEntry, declared: Server) -> None:
     if m is not None:
         p.wait(entry.key, Waiting.QUARANTINED, f"{entry.reason}; machine {m.name} is being given up")
     elif declared.spec.metal.retired:
-        _into(p, entry, "erasing", "it is retired", then="retired")
+        into(p, entry, "erasing", "it is retired", then="retired")
+    elif declared.spec.metal.rescue:
+        metal_rescue.begin(p, entry)
     elif kind := _asked(entry, declared):
         _on_request(p, entry, declared, kind)
     else:
@@ -330,30 +244,50 @@ def _claimed(p: Planning, entry: MetalEntry, declared: Server) -> None:
         _release(p, entry, declared, m)
     elif entry.state == "deploying":
         _deploying(p, entry, m, m.name, reports(p, m))
+    else:
+        metal_rescue.of_node(p, entry, m, wanted=declared.spec.metal.rescue)
+
+
+def _in_rescue(p: Planning, entry: MetalEntry, declared: Server) -> None:
+    """A person looks into it, or is done: then what used it goes on, or is given back as from its disk."""
+    was, m = entry.before, machine(p, entry)
+    assert was is not None
+    if declared.spec.metal.rescue:
+        metal_rescue.held(p, entry)
+    elif was.state == "quarantined":
+        into(p, entry, "quarantined", was.reason, boot=False, before=None)
+    elif was.state == "available":
+        _give_back(p, entry, declared, "a person had it in rescue")
+    elif entry.host is not None or (m is not None and m.desired == "run"):
+        into(p, entry, "deploying", "a person is done with it", boot=False, before=None)
+    elif m is None or m.desired == "remove":
+        _release(p, entry, declared, m)
+    else:
+        wait(p, entry, f"{m.name} is leaving its cluster")
 
 
 def _deploying(p: Planning, entry: MetalEntry, what: MachineEntry | Host, name: str, there: bool) -> None:
     """`there`: what was written runs and reports."""
     if entry.written:
         if there:
-            _into(p, entry, "deployed", f"{name} reports", boot=False)
-        elif not _late(p, entry, name):
-            _wait(p, entry, f"{name} is to boot from its disk")
+            into(p, entry, "deployed", f"{name} reports", boot=False)
+        elif not late(p, entry, name):
+            wait(p, entry, f"{name} is to boot from its disk")
         return
-    view = _ram(p, entry)
+    view = ram(p, entry)
     if view is None:
         return
     if view.written is not None and view.written.uid == what.uid:
         written = msgspec.structs.replace(entry, written=True, tries=0, left=None, reason="its disk is written")
         p.put(written, f"{entry.server} is to boot from its disk: {name} is written to it")
-    elif not _failed(p, entry, view, "WriteImage"):
-        _wait(p, entry, f"{what.image.name} is written for {name}")
+    elif not failed(p, entry, view, "WriteImage"):
+        wait(p, entry, f"{what.image.name} is written for {name}")
 
 
 def reports(p: Planning, m: MachineEntry) -> bool:
     """The machine's own agent is connected from the disk that was written for it."""
     seen = p.domain(m)
-    return _system(p, m.server) == "node" and seen is not None and seen.value.state == "running"
+    return system(p, m.server) == "node" and seen is not None and seen.value.state == "running"
 
 
 # --- as a hypervisor ----------------------------------------------------------------------------------------------
@@ -374,7 +308,7 @@ def _into_hypervisor(p: Planning, entry: MetalEntry, declared: Server) -> None:
         p.wait(entry.key, Waiting.STEP, "a step on it is still running")
         return
     host = Host(uid=MachineUid(f"{entry.uid}-{entry.run + 1}"), image=image)
-    _into(p, entry, "deploying", "it is to be a hypervisor", host=host, root_disk=disk.serial, written=False)
+    into(p, entry, "deploying", "it is to be a hypervisor", host=host, root_disk=disk.serial, written=False)
 
 
 def _host_image(p: Planning, entry: MetalEntry, named: str) -> ImageRef | None:
@@ -390,20 +324,22 @@ def _host_image(p: Planning, entry: MetalEntry, named: str) -> ImageRef | None:
 
 def _hosting(p: Planning, entry: MetalEntry, host: Host, declared: Server) -> None:
     name = f"{entry.server} as a hypervisor"
-    if declared.spec.role != "hypervisor" or declared.spec.metal.retired:
+    if role_of(declared, entry) != "hypervisor" or declared.spec.metal.retired:
         _vacate(p, entry, declared)
     elif entry.state == "deploying":
-        _deploying(p, entry, host, name, _system(p, entry.server) == "hypervisor")
+        _deploying(p, entry, host, name, system(p, entry.server) == "hypervisor")
+    elif declared.spec.metal.rescue:
+        metal_rescue.of_host(p, entry)
 
 
 def _vacate(p: Planning, entry: MetalEntry, declared: Server) -> None:
     """It is given back once nothing of anybody is on it; `maintain` has its machines leave."""
     left = p.index.by_server.get(entry.server, {})
     if left:
-        _wait(p, entry, still_there(len(left)))
+        wait(p, entry, still_there(len(left)))
     elif kept := p.index.retained_on(entry.server):
         named = ", ".join(sorted(d.name for d in kept))
-        _wait(p, entry, f"it holds retained disks ({named}); delete them, or copy them away and then delete them")
+        wait(p, entry, f"it holds retained disks ({named}); delete them, or copy them away and then delete them")
     elif p.busy(entry.key):
         p.wait(entry.key, Waiting.STEP, "a step on it is still running")
     else:
@@ -417,9 +353,9 @@ def _give_back(p: Planning, entry: MetalEntry, declared: Server, why: str) -> No
     """It is nobody's any more, once its disks are erased where its user wants that."""
     if declared.spec.metal.erase or declared.spec.metal.retired:
         then = "retired" if declared.spec.metal.retired else "available"
-        _into(p, entry, "erasing", why, then=then, written=False, host=None)
+        into(p, entry, "erasing", why, then=then, written=False, host=None, before=None)
     else:
-        _into(p, entry, "available", why, boot=False, written=False, host=None)
+        into(p, entry, "available", why, boot=False, written=False, host=None, before=None)
 
 
 def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry | None) -> None:
@@ -428,7 +364,7 @@ def _release(p: Planning, entry: MetalEntry, declared: Server, m: MachineEntry |
     if p.busy(entry.key) or (m is not None and p.busy(m.key)):
         p.wait(entry.key, Waiting.METAL, f"{entry.server} is given back once no step on its machine runs any more")
     elif m is not None and m.retain_disk:
-        _quarantine(p, entry, f"it holds the disk of {m.name}, which was given up ({m.reason})")
+        quarantine(p, entry, f"it holds the disk of {m.name}, which was given up ({m.reason})", before=None)
     else:
         _give_back(p, entry, declared, "its machine has left")
 
@@ -445,22 +381,22 @@ def has_left(p: Planning, m: MachineEntry) -> bool:
 
 
 def _erasing(p: Planning, entry: MetalEntry) -> None:
-    view = _ram(p, entry)
+    view = ram(p, entry)
     if view is None:
         return
     if view.erased is None:
-        if not _failed(p, entry, view, "EraseDisks"):
-            _wait(p, entry, "its disks are erased")
+        if not failed(p, entry, view, "EraseDisks"):
+            wait(p, entry, "its disks are erased")
     elif machine(p, entry) is not None:
-        _wait(p, entry, "its machine's entry is to go")
+        wait(p, entry, "its machine's entry is to go")
     elif view.erased.proven:
-        _into(
+        into(
             p, entry, entry.then, "every disk was read back blank", boot=False, erased=view.erased,
-            machine=MachineUid(""), root_disk="", left=None,
+            machine=MachineUid(""), root_disk="", left=None, held=False,
         )  # fmt: skip
     else:
         bad = ", ".join(d.serial or d.model for d in view.erased.disks if not d.erased) or "no disk was found"
-        _into(p, entry, "quarantined", f"not proven to be blank: {bad}", boot=False, erased=view.erased)
+        quarantine(p, entry, f"not proven to be blank: {bad}", erased=view.erased)
 
 
 def keep_address(p: Planning, m: MachineEntry) -> None:

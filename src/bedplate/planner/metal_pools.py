@@ -18,7 +18,8 @@ from bedplate.model.ids import key
 from bedplate.model.kinds.infrastructure import RootDisk
 from bedplate.model.labels import matches
 from bedplate.model.metal import Disk
-from bedplate.model.report import Rejection
+from bedplate.model.report import Rejection, Wanted
+from bedplate.model.whereabouts import role_of
 from bedplate.planner import machines, peers, placement
 from bedplate.planner.context import Planning
 from bedplate.planner.machines import Mold
@@ -56,7 +57,9 @@ def claim(p: Planning, mold: Mold, count: int, on_domains: Counter[str], what: C
     for left in range(count, 0, -1):
         if not fitting:
             nobody = "no bare server is accepted"
-            placement.refused(p, mold.owner, what(left), dict(sorted(refused.items())), "accepted server", nobody)
+            placement.refused(
+                p, mold.owner, what(left), dict(sorted(refused.items())), _wanted(mold), "accepted server", nobody
+            )
             return
         domain = min(fitting, key=lambda d: (on_domains[d], fitting[d][-1][:4]))
         best = fitting[domain].pop()
@@ -66,6 +69,11 @@ def claim(p: Planning, mold: Mold, count: int, on_domains: Counter[str], what: C
             return
         refused[best.server] = Rejection.NOT_AVAILABLE
         on_domains[domain] += 1
+
+
+def _wanted(mold: Mold) -> Wanted:
+    size, match = mold.size, mold.shape.match
+    return Wanted(substrate="metal", cpu=size.cpu, memory_mib=size.memory_mib, network=mold.network, match=match)
 
 
 def _claim(p: Planning, mold: Mold, fit: _Fit, why: str) -> bool:
@@ -102,7 +110,7 @@ def _fits(p: Planning, entry: MetalEntry, mold: Mold) -> _Fit | Rejection:
     state = p.index.fleet.server(entry.server)
     declared = p.spec.servers.get(key("server", entry.server))
     hardware = entry.hardware
-    host = declared is not None and declared.spec.role == "hypervisor"
+    host = declared is not None and role_of(declared, entry) == "hypervisor"
     if declared is None or host or entry.state != "available" or hardware is None or p.busy(entry.key):
         return Rejection.NOT_AVAILABLE
     if state.unschedulable or p.paused(declared) or declared.spec.metal.retired:

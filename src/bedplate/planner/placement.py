@@ -15,7 +15,7 @@ import msgspec
 from bedplate.model.cpus import HOST, CpuModel
 from bedplate.model.ids import Key, ServerName
 from bedplate.model.labels import matches
-from bedplate.model.report import Rejection, Waiting
+from bedplate.model.report import Rejection, Waiting, Wanted
 from bedplate.planner.addresses import NetworkState
 from bedplate.planner.context import Planning
 from bedplate.planner.fleet import Fleet, Order, ServerState
@@ -200,7 +200,12 @@ def wait_for_room(p: Planning, k: Key, r: Request, what: str) -> None:
         reason = refusal(fleet, network, fleet.servers[name], r, p.now)
         if reason is not None:
             found[name] = reason
-    refused(p, k, what, found)
+    refused(p, k, what, found, wanted(r))
+
+
+def wanted(r: Request) -> Wanted:
+    """The room that such a machine needs."""
+    return Wanted(substrate="vm", cpu=r.cpu, memory_mib=r.memory_mib, network=r.network, match=r.match)
 
 
 def refused(
@@ -208,12 +213,16 @@ def refused(
     k: Key,
     what: str,
     found: Mapping[str, Rejection],
+    room: Wanted,
     kind: str = "server",
     nobody: str = "there is no server",
 ) -> None:
-    """Say that none of these can take the machine, which are all of that kind; `nobody`: that there is none."""
+    """Say that none of these can take the machine, which are all of that kind; `nobody`: that there is none.
+
+    `room`: what would end the wait.
+    """
     counts = Counter(found.values())
     shown = ", ".join(f"{n} {reason.value}" for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
     where = f"no {kind} of {len(found)} can take it ({shown})" if found else nobody
     first = dict(list(found.items())[:_SERVERS_SHOWN])
-    p.wait(k, Waiting.NO_ROOM, f"{what}: {where}", rejections=dict(counts), servers=first)
+    p.wait(k, Waiting.NO_ROOM, f"{what}: {where}", rejections=dict(counts), servers=first, wanted=room)

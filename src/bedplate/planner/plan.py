@@ -26,6 +26,7 @@ from bedplate.planner import (
     recover,
     rescue,
     retained_disks,
+    roles,
     servers,
     virtual_machines,
 )
@@ -98,6 +99,9 @@ def _round(p: Planning, units: set[Unit]) -> set[Unit]:
     for unit in sorted(units):
         p.enter(unit)
         _grow(p, unit)
+    if FLEET in units and p.index.autos:
+        p.enter(FLEET)
+        roles.decide(p)
     again = set(p.round_changed)
     if p.freed:
         again |= p.index.waiters

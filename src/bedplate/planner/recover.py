@@ -15,8 +15,8 @@ from bedplate.model.ids import Key, MachineUid, key
 from bedplate.model.inventory import DomainView
 from bedplate.model.policy import ALLOW_MANY
 from bedplate.model.report import Waiting
-from bedplate.model.whereabouts import switched_on_since
-from bedplate.planner import control_plane, moves, servers
+from bedplate.model.whereabouts import in_rescue, switched_on_since
+from bedplate.planner import control_plane, metal_rescue, moves, servers
 from bedplate.planner.context import Planning
 from bedplate.planner.leaving import leave
 from bedplate.planner.scope import Scope, quorum
@@ -112,6 +112,10 @@ def judge(p: Planning, m: MachineEntry, s: Scope | None) -> Verdict | None:
     """What the machine's condition asks for; None: nothing, or nothing that is known well enough."""
     if m.substrate == "metal" and (bare := _on_metal(p, m)) is not None:
         return bare if isinstance(bare, Verdict) else None
+    host = p.index.metal(m.server)
+    if host is not None and host.state == "rescue":
+        p.wait(m.key, Waiting.METAL, f"{m.server} is in rescue")
+        return None
     if p.ended(m):
         return _of_dead_server(p, m)
     if not p.usable(m.server):
@@ -249,7 +253,7 @@ def _is_silent(p: Planning, s: Scope, m: MachineEntry) -> bool:
 def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
     """A worker that runs as planned, with its node Ready: nothing is to be remembered, judged or waited for. Most are,
     whenever anything happens in their cluster."""
-    if m.carried or m.out_of_service or not m.joined or m.role != "worker":
+    if m.carried or m.out_of_service or m.cordon or not m.joined or m.role != "worker":
         return False
     if m.substrate == "metal":
         entry = p.index.metal(m.server)
@@ -268,6 +272,8 @@ def _is_well(p: Planning, s: Scope, m: MachineEntry) -> bool:
 
 def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     """Write down what a machine that was recovered has reached: it runs, its node is back; or that its pods must go."""
+    if m.cordon:
+        m = metal_rescue.drained(p, m)
     d = p.domain(m)
     runs = d is not None and d.value.state == "running" and d.value.boot >= m.boot and p.usable(m.server)
     if m.carried and runs:
@@ -278,7 +284,16 @@ def _remember(p: Planning, s: Scope, m: MachineEntry) -> MachineEntry:
     elif p.ended(m) and m.joined and not m.out_of_service and _frees_pods(p, s, m):
         said = f"the pods of {m.name} are freed: server {m.server} is dead"
         m = p.put(msgspec.structs.replace(m, out_of_service=True), said)
+    elif _rests(p, m) and m.joined and not m.out_of_service and not p.paused(s.declared):
+        said = f"the pods of {m.name} are freed: server {m.server} is in rescue"
+        m = p.put(msgspec.structs.replace(m, out_of_service=True), said)
     return m
+
+
+def _rests(p: Planning, m: MachineEntry) -> bool:
+    """Its bare server runs the RAM system for a person."""
+    bare = p.index.metal(m.server) if m.substrate == "metal" else None
+    return in_rescue(p.inventory, bare, m, usable=p.usable(m.server))
 
 
 def _frees_pods(p: Planning, s: Scope, m: MachineEntry) -> bool:

@@ -34,7 +34,7 @@ def place(p: Planning, owner: Key, r: Request, what: str, *, replaces: bool) -> 
     book.add(asked, found.server)
     short = book.shortages()
     book.remove(_ASKED)
-    p.wait(owner, Waiting.NO_ROOM, f"{what}: {_sentence(keep.servers, keep.per, short)}")
+    p.wait(owner, Waiting.NO_ROOM, f"{what}: {_sentence(keep.servers, keep.per, short)}", wanted=placement.wanted(r))
     return None
 
 

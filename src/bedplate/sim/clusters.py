@@ -23,6 +23,7 @@ from bedplate.model.steps import (
     RestartKubelet,
     StepResult,
     Ticket,
+    UncordonNode,
 )
 from bedplate.sim import kubelets, truth, views, workload
 from bedplate.sim.durations import Durations
@@ -65,6 +66,8 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
             return _mark_out_of_service(world, cluster, step.machine)
         case ClearOutOfService():
             return _clear_out_of_service(world, cluster, step.machine)
+        case UncordonNode():
+            return _uncordon(world, cluster, step.machine)
         case DrainNode():
             return (yield from _drain(world, durations, cluster, step.machine))
 
@@ -159,6 +162,17 @@ def _drain(world: World, durations: Durations, cluster: SimCluster, m: MachineEn
     world.touch_node(cluster, m.name)
     said = f"pods still on {m.name}: {', '.join(p.name for p in left)}" if left else ""
     return Done(views=(views.node_view(world, cluster, m.name),), message=said)
+
+
+def _uncordon(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
+    if not world.api(cluster):
+        return _no_api(cluster)
+    node = _node_of(cluster, m)
+    if node is not None and node.unschedulable:
+        node.unschedulable = False
+        world.touch_node(cluster, m.name)
+        workload.changed(world, cluster)
+    return Done(views=(views.node_view(world, cluster, m.name),))
 
 
 def _mark_out_of_service(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:

@@ -213,7 +213,7 @@ _STEPS = (
     "StartDomain", "DefineDomain", "CreateVolume", "RemoveDomain", "DeleteVolume", "RetainVolume", "StopDomain",
     "ForgetDomain", "ReceiveDomain", "MigrateDomain", "PowerOff", "ReadPower", "MarkOutOfService", "ClearOutOfService",
     "DrainNode", "DeleteNode", "RemoveEtcdMember", "Bootstrap", "PowerOn", "BootMedia", "BootDisk", "InspectServer",
-    "RunTests", "WriteImage", "EraseDisks", "RestartKubelet", "ForgetNode",
+    "RunTests", "WriteImage", "EraseDisks", "RestartKubelet", "ForgetNode", "UncordonNode",
 )  # fmt: skip
 
 
@@ -266,7 +266,8 @@ def _bare(d: _Dice, at: Time) -> list[AnyAction]:
     if not d.bare:
         return _scale(d, at)
     name = d.random.choice(d.bare)
-    kind = d.random.random()
+    kind: float = d.random.random()
+    to: Any
     if kind < 0.3:
         return [bare_actions.Bare(server=name, silent_boots=d.random.randint(1, 3), at=at)]
     if kind < 0.5:
@@ -275,8 +276,12 @@ def _bare(d: _Dice, at: Time) -> list[AnyAction]:
         return [bare_actions.Bare(server=name, failing="2", at=at)]
     if kind < 0.75 and d.shared:
         begin, end = sorted([at, d.time()])
-        role = bare_actions.Role
-        return [role(server=name, to="hypervisor", at=begin), role(server=name, to="free", at=end)]
+        role, to = bare_actions.Role, d.random.choice(["hypervisor", "auto"])
+        return [role(server=name, to=to, at=begin), role(server=name, to="free", at=end)]
+    if kind < 0.87:
+        begin, end = sorted([at, d.time()])
+        rescue = bare_actions.Rescue
+        return [rescue(server=name, at=begin), rescue(server=name, undo=True, at=end)]
     what: Any = d.random.choice(["inspect", "test", "erase"])
     return [bare_actions.Ask(server=name, to=what, at=at)]
 

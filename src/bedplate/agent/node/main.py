@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bedplate.agent.board import host_uuid
 from bedplate.agent.connection import ControllerLink
+from bedplate.agent.drift_watch import DriftWatch
 from bedplate.agent.enrol import EnrolmentFailed, images_from
 from bedplate.agent.measuring import Measurer
 from bedplate.agent.node.credentials import Credentials, drop_enrolment
@@ -69,6 +70,7 @@ async def _work(state: AgentState, board: str, dial_own_addresses: bool, root: P
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(role.watch())
+            group.create_task(DriftWatch(role.drifted, root=root).run())
             group.create_task(link.run())
     finally:
         measurer.close()

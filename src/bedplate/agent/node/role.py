@@ -20,6 +20,7 @@ from bedplate.agent.state import AgentState, Identity
 from bedplate.agent.streams import Ends
 from bedplate.agent.telling import Telling
 from bedplate.model.agent_protocol import Command, GuestExecute, GuestReply, GuestWrite, Measure, MeasureReply, Pool
+from bedplate.model.drift import Drift
 from bedplate.model.ids import MachineUid
 from bedplate.model.inventory import AnyView, DomainView, ServerView
 from bedplate.model.metal_protocol import NodeIdentity
@@ -97,6 +98,11 @@ class NodeRole:
     def detach(self) -> None:
         """The controller is gone."""
         self._telling.detach()
+
+    async def drifted(self, found: Drift) -> None:
+        """It was looked at whether this system is as deployed."""
+        self._server = msgspec.structs.replace(self._server, drift=found)
+        await self._telling.tell()
 
     async def resync(self) -> None:
         """Look and tell what changed."""

@@ -77,7 +77,7 @@ def inspect(
         disks=disks,
         nics=cards,
         gpus=gpus(_tool("lspci", "-mm", "-D")),
-        firmware=(*_firmware(sysfs, cards), *_disk_firmware(found)),
+        firmware=(*board_firmware(sysfs, cards), *disk_firmware(found)),
         secure_boot=secure_boot(sysfs),
         problems=problems(disks, cards),
     )
@@ -236,7 +236,8 @@ def secure_boot(sysfs: Path) -> bool | None:
     return None
 
 
-def _firmware(sysfs: Path, cards: Sequence[NetworkCard]) -> list[Component]:
+def board_firmware(sysfs: Path, cards: Sequence[NetworkCard]) -> list[Component]:
+    """Versions that the board and the network cards tell."""
     found: list[Component] = []
     version = _dmi(sysfs, "bios_version")
     if version:
@@ -250,7 +251,8 @@ def _firmware(sysfs: Path, cards: Sequence[NetworkCard]) -> list[Component]:
     return found
 
 
-def _disk_firmware(found: Sequence[Device]) -> list[Component]:
+def disk_firmware(found: Sequence[Device]) -> list[Component]:
+    """Versions that the disks tell smartctl."""
     made: list[Component] = []
     for disk in found:
         with suppress(ValueError):

@@ -18,6 +18,7 @@ from bedplate.agent.board import plain_view
 from bedplate.agent.faults import AgentFault, OutOfDate
 from bedplate.agent.ram.devices import devices
 from bedplate.agent.ram.esp import marker
+from bedplate.agent.ram.shell import open_shell
 from bedplate.agent.ram.tasks import Surroundings, answered, begun, identity, perform
 from bedplate.agent.ram.writing import Stopped
 from bedplate.agent.role import Send
@@ -107,8 +108,10 @@ class RamRole:
         return MeasureReply(call=call.call, error=said)
 
     async def console(self, uid: MachineUid) -> Ends:
-        """There is no machine. Raises `OSError`."""
-        raise ConnectionRefusedError("this server runs the RAM system: no machine runs on it")
+        """A shell of the system itself (`uid` empty); there is no machine. Raises `OSError`."""
+        if uid:
+            raise ConnectionRefusedError("this server runs the RAM system: no machine runs on it")
+        return await open_shell()
 
     # --- steps ----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Attach to a machine's serial console. Ctrl-] leaves it.
+"""Attach to a machine's serial console, or to a shell on a server in rescue. Ctrl-] leaves it.
 
 Examples:
   bedplate console shop-web-1
   bedplate console virtualmachine/builder
+  bedplate console server/r1-u07
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ _LEAVE = b"\x1d"  # Ctrl-]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("machine", metavar="MACHINE", help="a machine, or virtualmachine/NAME")
+    parser.add_argument("machine", metavar="MACHINE", help="a machine, virtualmachine/NAME, or server/NAME")
     add_namespace(parser)
     add_connection(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the console until the user leaves or it ends."""
-    session = Session(args)
-    resource, name = session.target([args.machine], "bedplate console MACHINE", "machine")
+    return attach(Session(args), args.machine)
+
+
+def attach(session: Session, target: str) -> int:
+    """The same, of `NAME` or `KIND/NAME`."""
+    resource, name = session.target([target], "bedplate console MACHINE", "machine")
     socket = streams.open_stream(session, session.path(resource, name, "console"))
     print(f"connected to the console of {name}; Ctrl-] leaves", file=sys.stderr, flush=True)
     problem = _raw(socket) if sys.stdin.isatty() else streams.pump(socket, sys.stdin.fileno(), sys.stdout.fileno())

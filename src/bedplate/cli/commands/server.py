@@ -3,8 +3,10 @@
 A bare server is added (declared with its BMC, or found by its BMC's address), accepted (from then on it is booted, and
 its disks may be overwritten), inspected and tested by that, and then there for node pools of `substrate: metal`.
 `inspect`, `test` and `erase` ask for that once more, of a server that nobody uses; `retire` erases it and takes it out
-of service. `firmware` shows what was found at its inspection against the declared CompatibilityMatrix objects; none is
-ever updated.
+of service. `rescue` has it run the RAM system for you to look into it, with a shell by `console`: a node on it is
+drained first, a hypervisor emptied, nothing writes to its disks, and with --undo it goes back to what it was.
+`firmware` shows what was found at its inspection against the declared CompatibilityMatrix objects; none is ever
+updated. `drift` shows in what a deployed server is not as its image any more: packages, files, kernel, firmware.
 
 `enrol` makes the file by which a server's agent becomes known to the controller, once. `power` has its BMC power it on
 or off at once (`cycle`: off, then on), and tells what was read back; it names the machines that run there first.
@@ -18,7 +20,10 @@ Examples:
   bedplate server add --scan 10.0.0.0/28 --username root --password-file bmc.txt --domain rack=r1 --dry-run
   bedplate server accept r1-u07 r1-u08 --yes --wait
   bedplate server test r1-u07 --suite burn-in
+  bedplate server rescue r1-u07 --wait && bedplate server console r1-u07
+  bedplate server rescue r1-u07 --undo --wait
   bedplate server firmware --exit-code
+  bedplate server drift --exit-code
   bedplate server erase r1-u07 --yes --wait
   bedplate server retire r1-u07 --yes
   bedplate server power on hv1
@@ -32,8 +37,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bedplate.cli import bare, firmware, racking
+from bedplate.cli import bare, drift, firmware, racking
 from bedplate.cli.asking import confirm
+from bedplate.cli.commands import console
 from bedplate.cli.output import as_json
 from bedplate.cli.parsing import add_actions, add_connection, add_timeout, existing_file, output_format
 from bedplate.cli.private import write_private
@@ -95,27 +101,40 @@ def _configure_bare(actions: Any) -> None:
         ("test", "test servers again"),
         ("erase", "erase all disks of servers"),
         ("retire", "erase servers and take them out of service"),
+        ("rescue", "have servers run the RAM system, to look into them"),
     ):
         action = actions.add_parser(name, help=what)
         action.add_argument("names", metavar="NAME", nargs="+", help="servers")
         if name == "test":
             action.add_argument("--suite", choices=("quick", "burn-in"), default="quick", help="default: quick")
-        if name == "retire":
-            action.add_argument("--undo", action="store_true", help="take them back into service")
-        if name in {"accept", "erase", "retire"}:
+        if name in {"retire", "rescue"}:
+            back = "take them back into service" if name == "retire" else "have them be what they were"
+            action.add_argument("--undo", action="store_true", help=back)
+        if name in {"accept", "erase", "retire", "rescue"}:
             action.add_argument("-y", "--yes", action="store_true", help="don't ask first")
         _add_waiting(action)
+    drift = actions.add_parser("drift", help="show how deployed servers differ from what was deployed")
+    drift.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
+    drift.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
+                       metavar="FORMAT", help="table, json or yaml")  # fmt: skip
+    drift.add_argument("--exit-code", action="store_true", help="exit with 2 where any is not as deployed")
+    add_connection(drift)
+    shell = actions.add_parser("console", help="open a shell on a server in rescue; Ctrl-] leaves it")
+    shell.add_argument("name", metavar="NAME", help="the server's name")
+    add_connection(shell)
     shown = actions.add_parser("firmware", help="show servers' firmware against the compatibility matrices")
     shown.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
     shown.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
                        metavar="FORMAT", help="table, json or yaml")  # fmt: skip
     shown.add_argument("--exit-code", action="store_true", help="exit with 2 where any is not supported")
     add_connection(shown)
-    role = actions.add_parser("role", help="make accepted bare servers hypervisors, or give them back")
+    role = actions.add_parser(
+        "role", help="make accepted bare servers hypervisors, give them back, or leave it to policy"
+    )
     role.add_argument("names", metavar="NAME", nargs="+", help="servers")
-    role.add_argument("--to", required=True, choices=("hypervisor", "free"),
+    role.add_argument("--to", required=True, choices=("hypervisor", "free", "auto"),
                       help="hypervisor: written, booted, used for virtual machines; free: emptied, erased, available "
-                      "to pools on metal")  # fmt: skip
+                      "to pools on metal; auto: either, as what waits for room needs it")  # fmt: skip
     role.add_argument("-y", "--yes", action="store_true", help="don't ask first")
     _add_waiting(role)
 
@@ -137,12 +156,18 @@ def run(args: argparse.Namespace) -> int:
             return bare.add(Session(args), args)
         case "firmware":
             return firmware.show(Session(args), args)
+        case "drift":
+            return drift.show(Session(args), args)
         case "accept":
             return bare.accept(Session(args), args)
         case "role":
             return bare.role(Session(args), args)
         case "retire":
             return bare.retire(Session(args), args)
+        case "rescue":
+            return bare.rescue(Session(args), args)
+        case "console":
+            return console.attach(Session(args), f"server/{args.name}")
         case _:
             return bare.ask(Session(args), args)
 

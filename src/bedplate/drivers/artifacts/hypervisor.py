@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from bedplate import as_built
 from bedplate.drivers.artifacts import agent_tree, chroot, debian, disk, system
 from bedplate.drivers.artifacts.cache import Cache, Entry
 from bedplate.drivers.artifacts.image import DiskFile
@@ -106,6 +107,7 @@ def _build(folder: Path, base: Path, packages: Entry, progress: Progress) -> dic
     with chroot.mounted(root):
         kernel = system.unified_kernel(root, uki, log)
     system.clean(root)
+    as_built.write(root, kernel, system.COMMAND_LINE)
     progress("hypervisor image: writing the disk")
     virtual_size = disk.write(folder, root, uki, log)
     shutil.rmtree(root)

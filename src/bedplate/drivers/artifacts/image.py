@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from bedplate import as_built
 from bedplate.drivers.artifacts import agent_tree, debian, disk, rootfs, system
 from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
@@ -160,6 +161,7 @@ def _build(folder: Path, release: ReleaseBuild, base: Path, packages: Entry, pro
     progress("node image: making kernel, initrd and unified kernel image")
     kernel = rootfs.boot_files(root, folder, log)
     system.clean(root)
+    as_built.write(root, kernel, system.COMMAND_LINE)
     progress("node image: writing the disk")
     virtual_size = disk.write(folder, root, folder / "uki.efi", log)
     shutil.rmtree(root)

@@ -33,6 +33,7 @@ MASKED = (
         "systemd-random-seed.service",
     ),
     *("systemd-pcrmachine.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service"),
+    *("e2scrub_all.timer", "e2scrub_reap.service", "xfs_scrub_all.timer"),
     *("nvmf-autoconnect.service", "nvmefc-boot-connections.service", "modprobe@drm.service"),
     # What no agent needs; under software emulation each of them costs a second.
     *("systemd-logind.service", "systemd-user-sessions.service", "systemd-journal-catalog-update.service"),
@@ -53,7 +54,7 @@ MODULES = (
     *("arch", "block", "crypto", "lib", "mm", "net/802", "net/8021q", "net/core", "net/ethernet", "net/ipv4"),
     *("net/ipv6", "net/llc", "net/packet", "net/tls", "net/unix", "net/key", "net/xfrm", "net/psample"),
     *("fs/autofs", "fs/efivarfs", "fs/fat", "fs/isofs", "fs/nls", "fs/overlayfs", "fs/squashfs", "fs/ext4", "fs/udf"),
-    *("drivers/acpi", "drivers/ata", "drivers/block/loop.ko.xz", "drivers/block/mtip32xx"),
+    *("fs/xfs", "drivers/acpi", "drivers/ata", "drivers/block/loop.ko.xz", "drivers/block/mtip32xx"),
     *("drivers/block/virtio_blk.ko.xz", "drivers/cdrom", "drivers/char", "drivers/cpufreq", "drivers/dca"),
     *("drivers/dma", "drivers/edac", "drivers/firmware", "drivers/hid/hid.ko.xz", "drivers/hid/hid-generic.ko.xz"),
     *("drivers/hid/usbhid", "drivers/hv", "drivers/hwmon", "drivers/i2c", "drivers/message", "drivers/net/bonding"),

@@ -35,6 +35,8 @@ PACKAGES = (
     # a server's parts: looked at, tested, written, erased
     *("iproute2", "ethtool", "pciutils", "dmidecode", "nvme-cli", "hdparm", "smartmontools", "gdisk", "fdisk"),
     *("dosfstools", "mtools", "efibootmgr"),
+    # for a person in rescue; nothing that assembles arrays or volumes by itself, which would write to disks
+    *("e2fsprogs", "xfsprogs", "less", "nano"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Drains a node: cordons it and has its pods evicted, as their disruption budgets allow, within a time.
+"""Drains a node: cordons it and has its pods evicted, as their disruption budgets allow, within a time; uncordons it.
 
 May not: delete a pod, or overrule a budget.
 """
@@ -20,6 +20,34 @@ MOST_RETRY_SECONDS = 15.0
 SLACK_SECONDS = 30.0
 """A kubelet that is alive has removed an evicted pod so long after the pod's own grace; another never will."""
 _NAMED = 5
+
+
+async def uncordon(api: ClusterApi, machine: MachineEntry) -> StepResult:
+    """Let pods onto the Node of exactly this machine again. Raises as `ClusterApi.request`."""
+    node = await schedulable(api, machine, True)
+    if node is None:
+        return Done(message=f"there is no node of machine {machine.name}")
+    return Done(views=(nodes.view(machine.cluster, node),))
+
+
+async def schedulable(api: ClusterApi, machine: MachineEntry, wanted: bool) -> Json | None:
+    """Let new pods onto the machine's Node, or keep them away; gives the Node, None where the machine has none.
+
+    Raises as `ClusterApi.request`.
+    """
+    path = f"{nodes.NODES}/{machine.name}"
+    while True:
+        node = await api.get(path)
+        if node is None or not nodes.belongs_to(node, machine):
+            return None
+        # With the uid, another node that got the name meanwhile is not touched (409).
+        body: Json = {"metadata": {"uid": node["metadata"]["uid"]}, "spec": {"unschedulable": None if wanted else True}}
+        try:
+            return await api.merge(path, body)
+        except RefusedError as error:
+            if error.status not in (404, 409):
+                raise
+            await asyncio.sleep(0.5)
 
 
 class _Pod(NamedTuple):
@@ -49,7 +77,7 @@ class Drain:
 
     async def run(self) -> StepResult:
         """Drain; done when nothing is left to wait for. Raises as `ClusterApi.request`."""
-        if not await self._cordon():
+        if await schedulable(self._api, self._machine, False) is None:
             return Done(message=f"there is no node of machine {self._machine.name}")
         while True:
             left = await self._pods()
@@ -59,24 +87,6 @@ class Drain:
             for pod in waiting:
                 await self._evict(pod)
             await asyncio.sleep(max(0.0, min(LOOK_SECONDS, self._ends - time.monotonic())))
-
-    async def _cordon(self) -> bool:
-        """Keep new pods away; False where this machine has no node."""
-        path = f"{nodes.NODES}/{self._machine.name}"
-        while True:
-            node = await self._api.get(path)
-            if node is None or not nodes.belongs_to(node, self._machine):
-                return False
-            # With the uid, another node that got the name meanwhile is not touched (409).
-            body: Json = {"metadata": {"uid": node["metadata"]["uid"]}, "spec": {"unschedulable": True}}
-            try:
-                await self._api.merge(path, body)
-            except RefusedError as error:
-                if error.status not in (404, 409):
-                    raise
-                await asyncio.sleep(0.5)
-                continue
-            return True
 
     async def _pods(self) -> list[_Pod]:
         selector = {"fieldSelector": f"spec.nodeName={self._machine.name}"}

@@ -16,7 +16,7 @@ from bedplate.drivers.kubernetes import addons, nodes, out_of_service, tokens
 from bedplate.drivers.kubernetes.addons import AddonError
 from bedplate.drivers.kubernetes.api import ClusterApi, RefusedError
 from bedplate.drivers.kubernetes.connection import UnreachableError
-from bedplate.drivers.kubernetes.drain import Drain
+from bedplate.drivers.kubernetes.drain import Drain, uncordon
 from bedplate.drivers.kubernetes.etcd import Etcd
 from bedplate.drivers.kubernetes.follower import Follower
 from bedplate.model.blueprint import MachineEntry
@@ -33,6 +33,7 @@ from bedplate.model.steps import (
     MarkOutOfService,
     StepResult,
     Ticket,
+    UncordonNode,
     Unknown,
 )
 from bedplate.ports import ClusterAccess, Dialer, SecretStore, Sink
@@ -154,6 +155,8 @@ class KubernetesDriver:
                         return await self._install_addons(step, followed)
                     case DrainNode():
                         return await self._drain(step, followed)
+                    case UncordonNode():
+                        return await uncordon(followed.api, step.machine)
                     case DeleteNode():
                         return await self._delete_node(step, followed)
                     case MarkOutOfService():

@@ -59,6 +59,19 @@ class MetalPolicy(Wire, frozen=True):
     """False: none of whose tests is degraded, well behind its peers. What has such a server already keeps it."""
 
 
+class RolesPolicy(Wire, frozen=True):
+    """What servers of role `auto` become. One changes at a time."""
+
+    minimum: int = 0
+    """So many of them are hypervisors, whatever waits."""
+    maximum: int = 1000
+    """No more of them are."""
+    spare: float = 0.1
+    """Share of the other hypervisors' memory that is to be left free when one is given up, 0 to 1."""
+    settle_seconds: int = 3600
+    """No server changes its role more often: deploying and erasing it takes tens of minutes."""
+
+
 class FleetPolicySpec(Wire, frozen=True):
     paused: str = ""
     """A reason: nothing is moved, restarted, fenced or replaced by itself until it is empty again."""
@@ -66,6 +79,7 @@ class FleetPolicySpec(Wire, frozen=True):
     reserve: Reserve = Reserve()
     substrate: SubstratePolicy = SubstratePolicy()
     metal: MetalPolicy = MetalPolicy()
+    roles: RolesPolicy = RolesPolicy()
     cpu_model: CpuChoice = "auto"
     """What guests know of their server's CPU that don't say otherwise. `auto`: all of it (`host-passthrough`) where all
     hypervisors have the same CPU, else the highest level that all of them have, so that every guest can move live to

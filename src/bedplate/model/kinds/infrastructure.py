@@ -8,7 +8,7 @@ from bedplate.model.cpus import CpuModel
 from bedplate.model.kinds.base import BedplateObject, Status
 from bedplate.model.wire import Wire
 
-ServerRole = Literal["free", "hypervisor", "node"]
+ServerRole = Literal["free", "hypervisor", "node", "auto"]
 FirmwareVerdict = Literal["supported", "unsupported", "unknown"]
 
 
@@ -73,12 +73,16 @@ class Metal(Wire, frozen=True):
     stays until it is overwritten."""
     retired: bool = False
     """True: it is erased, switched off, and taken by nothing any more."""
+    rescue: bool = False
+    """True: it runs the RAM system for a person to look into it, whatever it was; nothing writes to its disks. A node
+    on it is drained first, a hypervisor emptied. False again: it goes back to what it was."""
 
 
 class ServerSpec(Wire, frozen=True):
     role: ServerRole = "free"
     """`hypervisor`: it runs virtual machines; a bare server that was accepted as `free` is deployed as one, and given
-    back where that is edited again. `free` and `node`: pools on metal may claim it."""
+    back where that is edited again. `free` and `node`: pools on metal may claim it. `auto`: either, as what waits for
+    room needs it and `FleetPolicy.spec.roles` allows."""
     bmc: Bmc | None = None
     accepted: bool = False
     """True: a person has released it. Only then is it booted by Bedplate, and its disks may be overwritten."""
@@ -147,6 +151,10 @@ class MetalStatus(Wire, frozen=True):
 
     state: str = ""
     since: str = ""
+    role: str = ""
+    """What the fleet's policy has it be, `free` or `hypervisor`, where `spec.role` is `auto`."""
+    before: str = ""
+    """The state that it had before it was in rescue, and goes back to."""
     machine: str = ""
     """Name of the machine that it is claimed by."""
     image: str = ""
@@ -168,6 +176,8 @@ class MetalStatus(Wire, frozen=True):
     """Of its last erasure."""
     firmware: tuple[FirmwareStatus, ...] = ()
     """Of each component that tells its version."""
+    drift: tuple[str, ...] = ()
+    """How what was deployed differs from its image, and its firmware from what was inspected, one sentence each."""
 
 
 class ServerStatus(Status, frozen=True):

@@ -394,6 +394,11 @@ def _fleet_policy(f: FleetPolicy) -> Iterator[Fault]:
     yield from at_least("spec.balance.minGainPercent", f.spec.balance.min_gain_percent, 0)
     yield from at_least("spec.reserve.servers", f.spec.reserve.servers, 0)
     yield from at_least("spec.substrate.holdSeconds", f.spec.substrate.hold_seconds, 0)
+    yield from at_least("spec.roles.minimum", f.spec.roles.minimum, 0)
+    yield from at_least("spec.roles.maximum", f.spec.roles.maximum, f.spec.roles.minimum)
+    yield from at_least("spec.roles.settleSeconds", f.spec.roles.settle_seconds, 0)
+    if not 0 <= f.spec.roles.spare < 1:
+        yield Fault("spec.roles.spare", f"is {f.spec.roles.spare:g}; it must be at least 0 and below 1, such as 0.1")
     for i, rule in enumerate(f.spec.substrate.rules):
         for k, v in rule.match.items():
             said = label_key_fault(k) or label_value_fault(v)

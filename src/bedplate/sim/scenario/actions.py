@@ -16,7 +16,7 @@ from bedplate.sim.faults import Fault
 from bedplate.sim.happenings import Network, Way
 from bedplate.sim.scenario import ending, setting
 from bedplate.sim.scenario.acting import Action, OnMachine, OnServer
-from bedplate.sim.scenario.bare_actions import Accept, Ask, Bare, Retire, Role
+from bedplate.sim.scenario.bare_actions import Accept, Ask, Bare, Rescue, Retire, Role
 from bedplate.sim.scenario.cast import Cast
 from bedplate.sim.scenario.editing import annotate, edit_spec
 from bedplate.sim.scenario.plain import Time
@@ -492,5 +492,5 @@ AnyAction = (
     | Ails | KillAgent | Hang | HangLibvirt | DiskPoolChange | BadFirmware | EndMachine | HangGuest | StopKubelet
     | ResumeGuest | DirtyMemory | StopApi | FailJoins | NextMove | NextStep | JumpClock | KillController
     | StartController | BreakStore | Maintain | Unmaintain | Pause | Resume | AllowMany | Scale | Unschedulable
-    | Declare | Delete | Mended | Bare | Accept | Role | Retire | Ask
+    | Declare | Delete | Mended | Bare | Accept | Role | Rescue | Retire | Ask
 )  # fmt: skip

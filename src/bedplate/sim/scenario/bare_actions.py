@@ -52,7 +52,7 @@ class Accept(OnServer, frozen=True, kw_only=True, tag="accept"):
 class Role(OnServer, frozen=True, kw_only=True, tag="role"):
     """A person gives a server another role."""
 
-    to: Literal["free", "hypervisor"]
+    to: Literal["free", "hypervisor", "auto"]
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         edit_spec(sim, key("server", cast.server(self.server)), role=self.to)
@@ -63,6 +63,15 @@ class Retire(OnServer, frozen=True, kw_only=True, tag="retire"):
 
     def act(self, sim: Simulator, cast: Cast) -> None:
         edit_spec(sim, key("server", cast.server(self.server)), metal=Metal(retired=True))
+
+
+class Rescue(OnServer, frozen=True, kw_only=True, tag="rescue"):
+    """A person wants a bare server in rescue, or is done with it."""
+
+    undo: bool = False
+
+    def act(self, sim: Simulator, cast: Cast) -> None:
+        edit_spec(sim, key("server", cast.server(self.server)), metal=Metal(rescue=not self.undo))
 
 
 class Ask(OnServer, frozen=True, kw_only=True, tag="ask"):
