@@ -175,7 +175,8 @@ def _elsewhere(inp: PlanInput, t: Tables, old: MachineEntry, new: MachineEntry) 
             if not (_dead(t, end) or _has_ended(inp, end, old)):
                 yield f"it would be started on {new.server} though its end on {end} is not confirmed"
     elif old.source and new.server == old.source:
-        if _runs(inp, old.server, old) or not (_usable(inp, old.server) or _dead(t, old.server)):
+        # What a server said before its end was confirmed is of the past.
+        if not _dead(t, old.server) and (_runs(inp, old.server, old) or not _usable(inp, old.server)):
             yield f"its move to {old.server} would be called off though it may run there"
     elif old.source and not new.source and new.server == old.server:
         known = _runs(inp, old.server, old) or _usable(inp, old.server) or _dead(t, old.server)
