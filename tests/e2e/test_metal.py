@@ -174,7 +174,7 @@ def said_in_shell(world: World, name: str) -> str:
         shell.stdin.write(f"{look} 2>/dev/null; echo the-$((40+2))-end; exit\n".encode())
         shell.stdin.flush()
         heard = shell.stdout.read().decode(errors="replace")  # to the end: the shell exits
-        assert shell.wait(60) == 0
+        assert shell.wait(60) == 0, heard
     assert "the-42-end" in heard
     return heard
 

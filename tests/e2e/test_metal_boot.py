@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "agent"))
 
 from conftest import RELEASE
-from enrolling import listening, until
-from uefi_machine import HOST, Wire, machine, wire
+from enrolling import HV1, listening, until
+from uefi_machine import HOST, MAC, Wire, machine, wire
 
 from bedplate.drivers.artifacts import image, ramsystem, release
+from bedplate.drivers.netboot.media import Media, Medium, Parts
+from bedplate.drivers.netboot.network import NetworkBoot
+from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
+from bedplate.model.ids import ServerName
 from bedplate.model.inventory import ServerView
 from bedplate.model.metal_protocol import RamSettings, settings_block
 
@@ -85,6 +90,52 @@ async def test_the_ram_system_boots_from_its_medium_and_finds_its_controller(cab
             way.kill()
             way.wait()
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before, "the RAM system wrote to a disk"
+
+
+async def test_the_ram_system_boots_from_the_network(cable: Wire, folder: Path) -> None:
+    """By the firmware's PXE and iPXE; a stranger's card would not be answered."""
+    built = await asyncio.to_thread(ramsystem.build_ram_system)
+    named, place = built.medium.network, built.path.parent
+    files = [str(place / name) for name in (named.kernel, named.initrd, named.system)]
+    medium = Medium(built.path, built.medium.settings_offset, Parts(*files, named.command_line))
+    own = ipaddress.IPv4Interface(f"{HOST}/24")
+    within = ["ip", "netns", "exec", cable.name]
+    async with listening(folder) as controller:
+        way = cable.start("socat", f"TCP-LISTEN:7443,bind={HOST},fork,reuseaddr", f"UNIX-CONNECT:{folder}/agents")
+        network = NetworkBoot("tap0", 7445, own=own, within=within)
+
+        async def enrolment(server: ServerName) -> bytes:
+            file = await controller.file()
+            return msgspec.json.encode(msgspec.structs.replace(file, controller=f"{HOST}:7443"))
+
+        media = Media(controller.secrets, lambda: medium, enrolment, str, network=network.dhcp, network_url=network.url)
+        nic = Nic(network="lan", bridge="", mac=MAC, address="10.77.0.9", prefix=24)
+        bmc = BmcRef(address="redfish+https://10.77.0.7", secret="default/bmc")
+        entry = MetalEntry(
+            server=HV1, uid="u", state="inspecting", since=0.0, bmc=bmc, nic=nic, run=5, boots_from="network"
+        )
+        port = await network.start(media, listen=("127.0.0.1", 0))
+        out = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+            ["socat", f"UNIX-LISTEN:{folder}/http,fork", f"TCP:127.0.0.1:{port}"]
+        )
+        over = cable.start("socat", f"TCP-LISTEN:7445,bind={HOST},fork,reuseaddr", f"UNIX-CONNECT:{folder}/http")
+        try:
+            await media.offer(entry)
+            with machine(cable, [], first="network") as server:
+                await asyncio.to_thread(server.until, "iPXE", 300)
+                await asyncio.to_thread(server.until, "the system came over the network", 600)
+                await asyncio.to_thread(server.until, r"bedplate\.agent connected to the controller", 300)
+
+                def told() -> list[ServerView]:
+                    views = [view for _, views, _ in controller.seen for view in views]
+                    return [v for v in views if isinstance(v, ServerView) and v.system == "ram" and v.run == 5]
+
+                await until(told)
+        finally:
+            for process in (way, over, out):
+                process.kill()
+                process.wait()
+            await network.stop()
 
 
 def test_a_deployed_disk_takes_what_makes_it_a_node_from_its_own_efi_partition(cable: Wire, folder: Path) -> None:

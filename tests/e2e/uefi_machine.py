@@ -20,6 +20,7 @@ from pathlib import Path
 from bedplate.agent.kvm_probe import probe
 
 FIRMWARE = Path("/usr/share/OVMF")
+MAC = "52:54:00:aa:00:02"
 HOST = "10.77.0.1"
 """The test's own address in the machine's network, inside of the namespace."""
 _ESCAPES = re.compile(r"\x1b(\[[0-9;=?!]*[A-Za-z]|[()].)")
@@ -112,8 +113,9 @@ class Machine:
 
 
 @contextmanager
-def machine(cable: Wire, devices: Sequence[str]) -> Iterator[Machine]:
-    """A q35 machine with UEFI, 2 GiB, a card without a network and one on the wire (52:54:00:aa:00:02)."""
+def machine(cable: Wire, devices: Sequence[str], *, first: str = "") -> Iterator[Machine]:
+    """A q35 machine with UEFI, 2 GiB, a card without a network and one on the wire (`MAC`). `first`: `network` has it
+    boot from the latter."""
     with tempfile.TemporaryDirectory(prefix="bp-", dir="/var/tmp") as name:
         folder = Path(name)
         shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", folder / "vars.fd")
@@ -125,7 +127,8 @@ def machine(cable: Wire, devices: Sequence[str]) -> Iterator[Machine]:
         argv += ["-drive", f"if=pflash,format=raw,file={folder}/vars.fd"]
         argv += ["-netdev", "tap,id=wire,ifname=tap0,script=no,downscript=no", "-netdev", "hubport,id=dead,hubid=1"]
         argv += ["-device", "e1000e,netdev=dead,mac=52:54:00:aa:00:01,romfile="]
-        argv += ["-device", "virtio-net-pci,netdev=wire,mac=52:54:00:aa:00:02,romfile="]
+        order = ",bootindex=0" if first == "network" else ""
+        argv += ["-device", f"virtio-net-pci,netdev=wire,mac={MAC},romfile={order}"]
         running = Machine(cable.start(*argv, *devices, stderr=subprocess.STDOUT), folder / "qmp")
         try:
             yield running

@@ -145,7 +145,7 @@ def rescue(session: Session, args: argparse.Namespace) -> int:
         _patch(session, name, {"spec": {"metal": {"rescue": not args.undo}}})
         print(f"server/{name} {'is to be what it was' if args.undo else 'is to be in rescue'}", flush=True)
     if not args.undo:
-        return _wait(session, args, "rescue")
+        return _wait(session, args, "rescue", mark="shell")
     return _wait(session, args, "available", *was.values(), begun=True)
 
 
@@ -195,10 +195,11 @@ def _confirm(args: argparse.Namespace, said: str, question: str, refused: str) -
         confirm(question, "go on", refused)
 
 
-def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool = False) -> int:
+def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool = False, mark: str = "") -> int:
     """Wait, where it is asked for, until the servers are in one of the states, telling of each they pass.
 
-    `begun`: the state that they are in now is to be left first, whichever it is.
+    `begun`: the state that they are in now is to be left first, whichever it is. `mark`: a field of `status.metal` that
+    is to be true as well.
     """
     if not args.wait:
         return 0
@@ -209,7 +210,8 @@ def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool 
     while open_:
         for name in sorted(open_):
             server = session.read(session.kind("server"), name)
-            now = str((server.get("status") or {}).get("metal", {}).get("state", ""))
+            metal: dict[str, Any] = (server.get("status") or {}).get("metal") or {}
+            now = str(metal.get("state", ""))
             if now != told.get(name):
                 if name in told:
                     left.add(name)
@@ -217,7 +219,7 @@ def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool 
                 print(f"server/{name} {now or 'waits'}", flush=True)
             if name not in left:
                 continue
-            if now in states:
+            if now in states and (not mark or metal.get(mark)):
                 open_.discard(name)
             elif now in _OVER:
                 raise UserError(f"server/{name} is {now}: {_message(server)}")

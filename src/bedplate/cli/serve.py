@@ -26,7 +26,8 @@ from bedplate.cli.measurements import Measurements
 from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
-from bedplate.drivers.netboot.media import Media, Medium
+from bedplate.drivers.netboot.media import Media, Medium, Parts
+from bedplate.drivers.netboot.network import NetworkBoot
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Mount, Pool
@@ -64,6 +65,8 @@ def serve(
     proxy_url: str = "",
     agent_address: str = "",
     media_url: str = "",
+    netboot: str = "",
+    netboot_port: int = 0,
 ) -> int:
     """Run until SIGTERM or SIGINT; gives the exit code.
 
@@ -76,6 +79,8 @@ def serve(
         proxy_url: Proxy that kubeconfigs name; empty: none.
         agent_address: `HOST:PORT` where servers reach the agents' listener; empty: as `agents`.
         media_url: Where BMCs reach it, for virtual media; empty: `https://` and `agent_address`.
+        netboot: Interface on which servers that boot from the network are answered; empty: none are.
+        netboot_port: Where they fetch what they boot, over plain HTTP.
     """
     _log_to_stderr()
     try:
@@ -101,6 +106,7 @@ def serve(
                 host=listen[0],
                 agent_address=agent_address,
                 media_url=media_url,
+                network=NetworkBoot(netboot, netboot_port) if netboot else None,
             ).run(context_file or data / "context")
         )
     finally:
@@ -122,8 +128,10 @@ class Process:
         host: str = "",
         agent_address: str = "",
         media_url: str = "",
+        network: NetworkBoot | None = None,
     ) -> None:
         """`host`: what the listener was asked to listen at, where that is a name or all addresses."""
+        self._network = network
         self._agent_address = agent_address
         self._media_url = media_url
         self._store = store
@@ -138,7 +146,14 @@ class Process:
         # Nobody waits for a random seed: jitter only has to differ between stores.
         policy = Policy(joins_at_once=1) if slow else Policy()
         self._engine = Engine(policy, seed=_seed(store.id), checker=Checker())
-        self._media = media = Media(store, _ram_system, self._enrol_bare, lambda: self.media_url)
+        self._media = media = Media(
+            store,
+            _ram_system,
+            self._enrol_bare,
+            lambda: self.media_url,
+            network=network.dhcp if network is not None else None,
+            network_url=network.url if network is not None else "",
+        )
         self._agents = AgentServer(
             listen=[f"{agents[0]}:{agents[1]}"],
             store=store.id,
@@ -171,6 +186,9 @@ class Process:
         # The engine holds the blueprint before the first agent asks which disk pools its machines use.
         running = asyncio.create_task(self._controller.run())
         await self._agents.start()
+        if self._network is not None:
+            await self._network.start(self._media)
+            await self._media.resume()
         # Those whose Server was deleted while the controller was about to end.
         await self._agents.forget_all_but([ServerName(s.metadata.name) for s in self._store.all("Server")])
         identity = await asyncio.to_thread(api_identity, self._store, self._names)
@@ -207,6 +225,8 @@ class Process:
             await self._kubernetes.stop()
             await self._bmcs.stop()
             await self._agents.stop()
+            if self._network is not None:
+                await self._network.stop()
         return 0
 
     @property
@@ -332,7 +352,12 @@ def _ram_system() -> Medium | None:
     from bedplate.drivers.artifacts.ramsystem import find_ram_system
 
     found = find_ram_system()
-    return None if found is None else Medium(found.path, found.medium.settings_offset)
+    if found is None:
+        return None
+    named, folder = found.medium.network, found.path.parent
+    kernel, initrd, system = (str(folder / name) for name in (named.kernel, named.initrd, named.system))
+    parts = Parts(kernel, initrd, system, named.command_line)
+    return Medium(found.path, found.medium.settings_offset, parts)
 
 
 def _seed(store: str) -> int:

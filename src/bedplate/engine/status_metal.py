@@ -139,6 +139,7 @@ def metal(engine: Engine, s: Server, entry: MetalEntry, judged: tuple[JudgedFirm
         since=timestamp(entry.since),
         role=entry.role if s.spec.role == "auto" else "",
         before=entry.before.state if entry.before is not None else "",
+        shell=entry.before is not None and entry.before.up,
         machine=m.name if m is not None else "",
         image=entry.host.image.name if entry.host is not None else "",
         root_disk=entry.root_disk,

@@ -272,6 +272,8 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
     bmc: BmcRef
     nic: Nic
     """Of its RAM system; `mac` empty: not known yet, the interface that reaches the controller is used."""
+    boots_from: Literal["media", "network"] = "media"
+    """How it boots its RAM system."""
     run: int = 1
     """Which boot of the RAM system is wanted: each is started once, with an identity of its own."""
     hardware: Hardware | None = None

@@ -14,6 +14,10 @@ SETTINGS_SIZE = 64 * 1024
 SETTINGS_MAGIC = b"BEDPLATE-SETTINGS\n"
 MEDIUM_LABEL = "BEDPLATE_RAM"
 MEDIA_PATH = "/media/"
+NETWORK_FOLDER = "net"
+"""In the first file system of a RAM system that came over the network: what else is on the medium."""
+NETWORK_SYSTEM, NETWORK_SETTINGS = "system", "settings"
+"""Its files there: the packed system, and the settings as they lie on the medium."""
 
 ENROL_CREDENTIAL = "bedplate.enrol"
 MACHINE_CREDENTIAL = "bedplate.machine"

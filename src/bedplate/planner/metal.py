@@ -101,6 +101,7 @@ def _take_on(p: Planning, declared: Server) -> None:
         state="inspecting",
         since=p.now,
         bmc=bmc,
+        boots_from=declared.spec.metal.boot,
         nic=addresses.nic(state, MachineUid(""), declared.spec.metal.boot_mac, address),
         asked=_requests(declared),
         reason="a person accepted it",
@@ -125,12 +126,14 @@ def _let_go(p: Planning, entry: MetalEntry, declared: Server | None) -> None:
 
 
 def _refreshed(p: Planning, entry: MetalEntry, declared: Server) -> MetalEntry:
-    """Follow an edit of its BMC."""
+    """Follow an edit of its BMC, and of how it boots."""
     bmc: BmcRef | None = bmc_ref(declared)
     assert bmc is not None
-    if bmc == entry.bmc:
+    way = declared.spec.metal.boot
+    if bmc == entry.bmc and way == entry.boots_from:
         return entry
-    return p.put(msgspec.structs.replace(entry, bmc=bmc), f"the BMC of {entry.server} was edited")
+    said = f"the BMC of {entry.server}, or how it boots, was edited"
+    return p.put(msgspec.structs.replace(entry, bmc=bmc, boots_from=way), said)
 
 
 # --- its states ---------------------------------------------------------------------------------------------------

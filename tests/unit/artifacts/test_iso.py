@@ -28,7 +28,8 @@ def _medium(folder: Path) -> tuple[Path, int]:
     # The same words elsewhere are no place for settings.
     (root / "etc" / "settings").write_bytes(SETTINGS_MAGIC * 100)
     uki.write_bytes(SETTINGS_MAGIC + b"kernel")
-    return made, iso.write(made, root, uki, folder, folder / "log")
+    iso.pack(root, folder / "system", folder / "log")
+    return made, iso.write(made, folder / "system", uki, folder, folder / "log")
 
 
 def test_settings_written_at_the_offset_are_the_mediums_file(tmp_path: Path) -> None:

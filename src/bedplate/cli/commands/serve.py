@@ -3,6 +3,7 @@
 Examples:
   bedplate serve --data /var/lib/bedplate
   bedplate serve --data ./data --listen 127.0.0.1:7443
+  bedplate serve --data ./data --agents 0.0.0.0:7444 --agent-address 10.0.0.2:7444 --netboot eno1
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help="where servers reach that from their network (default: as --agents)")  # fmt: skip
     parser.add_argument("--media-url", default="", metavar="URL",
                         help="where BMCs reach it for media (default: https:// and --agent-address)")  # fmt: skip
+    parser.add_argument("--netboot", default="", metavar="INTERFACE",
+                        help="answer accepted servers of spec.metal.boot: network on this interface, and nobody else "
+                        "(DHCP, TFTP, HTTP)")  # fmt: skip
+    parser.add_argument("--netboot-port", type=int, default=7445, metavar="N",
+                        help="where they fetch what they boot, over plain HTTP (default: 7445)")  # fmt: skip
     parser.add_argument("--context-file", type=Path, metavar="FILE",
                         help="write the administrator's context there (default: DIR/context)")  # fmt: skip
     parser.add_argument("--emulated-guests", action="store_true",
@@ -61,4 +67,6 @@ def run(args: argparse.Namespace) -> int:
         proxy_url=args.proxy_url,
         agent_address=args.agent_address,
         media_url=args.media_url,
+        netboot=args.netboot,
+        netboot_port=args.netboot_port,
     )

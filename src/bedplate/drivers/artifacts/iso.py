@@ -15,15 +15,20 @@ from bedplate.model.metal_protocol import MEDIUM_LABEL, SETTINGS_MAGIC, SETTINGS
 _SECTOR = 2048
 
 
-def write(iso: Path, root: Path, uki: Path, scratch: Path, log: Path) -> int:
-    """Write the medium of a file tree and a unified kernel image; gives the byte offset of the settings in it."""
+def pack(root: Path, system: Path, log: Path) -> None:
+    """Pack a file tree into one file."""
+    squash = ["mksquashfs", root, system, "-comp", "zstd", "-Xcompression-level", "19"]
+    squash += ["-b", "256K", "-noappend", "-no-progress", "-quiet"]
+    run(squash, what="packing the RAM system", log=log, env={"SOURCE_DATE_EPOCH": "0"})
+
+
+def write(iso: Path, system: Path, uki: Path, scratch: Path, log: Path) -> int:
+    """Write the medium of a packed tree and a unified kernel image; gives the byte offset of the settings in it."""
     content = scratch / "iso"
     settings = content / SETTINGS_PATH
     settings.parent.mkdir(parents=True)
     settings.write_bytes(SETTINGS_MAGIC.ljust(SETTINGS_SIZE, b"\n"))
-    squash = ["mksquashfs", root, settings.with_name("system"), "-comp", "zstd", "-Xcompression-level", "19"]
-    squash += ["-b", "256K", "-noappend", "-no-progress", "-quiet"]
-    run(squash, what="packing the RAM system", log=log, env={"SOURCE_DATE_EPOCH": "0"})
+    settings.with_name("system").hardlink_to(system)
     _esp(content / "efi.img", uki, log)
     xorriso = ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", MEDIUM_LABEL, "-o", iso]
     run([*xorriso, "-e", "efi.img", "-no-emul-boot", content], what="making the medium", log=log)

@@ -76,7 +76,7 @@ EARLY_MODULES = (
 
 APPLETS = (
     *("cat", "cp", "dd", "find", "ls", "mkdir", "modprobe", "mount", "mv", "sh", "sleep", "sort", "switch_root"),
-    *("tr", "umount", "xargs", "echo"),
+    *("tr", "umount", "xargs", "echo", "rm"),
 )
 
 UNUSED = (
@@ -133,8 +133,9 @@ def customise(root: Path, agent: Entry, log: Path) -> None:
     resolv.symlink_to("/run/systemd/resolve/resolv.conf")
 
 
-def boot_file(root: Path, uki: Path, command_line: str, log: Path) -> str:
-    """Make the unified kernel image; gives the kernel's release. The tree's modules are trimmed and unpacked by it."""
+def boot_files(root: Path, out: Path, command_line: str, log: Path) -> str:
+    """Make `kernel`, `initrd` and of them `ram.efi`, a unified kernel image, in `out`; gives the kernel's release. The
+    tree's modules are trimmed and unpacked by it."""
     release = chroot.kernel_release(root)
     early = {p.name.removesuffix(".xz") for p in chroot.modules_with(root, release, EARLY_MODULES)}
     _trim(root / "usr" / "lib" / "modules" / release, early)
@@ -155,8 +156,9 @@ def boot_file(root: Path, uki: Path, command_line: str, log: Path) -> str:
             f"/{agent_tree.PLACE}",
         ]
         run([*inside, *compiled], what="compiling the agent", log=log)
-    shutil.move(root / "tmp" / "ram.efi", uki)
-    (root / "tmp" / "initrd").unlink()
+    shutil.move(root / "tmp" / "ram.efi", out / "ram.efi")
+    shutil.move(root / "tmp" / "initrd", out / "initrd")
+    shutil.copyfile(root / "boot" / f"vmlinuz-{release}", out / "kernel")
     return release
 
 

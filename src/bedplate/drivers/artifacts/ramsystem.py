@@ -1,4 +1,4 @@
-"""The RAM system: a small Debian with Bedplate's agent that a bare server boots from virtual media.
+"""The RAM system: a small Debian with Bedplate's agent that a bare server boots from virtual media or the network.
 
 One ISO serves all servers: what differs is written over the place for settings in it by whoever gives it out. It is
 copied into memory at the start, so that it may be taken out then. May not: give it out.
@@ -15,9 +15,10 @@ import msgspec
 from bedplate.drivers.artifacts import agent_tree, debian, iso, ramroot
 from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
-from bedplate.model.metal_protocol import SETTINGS_SIZE
+from bedplate.drivers.netboot import archive
+from bedplate.model.metal_protocol import NETWORK_FOLDER, NETWORK_SYSTEM, SETTINGS_SIZE
 
-RECIPE = 1
+RECIPE = 2
 """Raise when the way of building changes in a way that no other input shows."""
 
 KIND = "ram"
@@ -40,6 +41,16 @@ PACKAGES = (
 )
 
 
+class NetworkParts(msgspec.Struct, frozen=True):
+    """The same RAM system as a boot loader fetches it; names of files beside the ISO."""
+
+    kernel: str
+    initrd: str
+    system: str
+    """An archive with the system, that is unpacked beside the initrd."""
+    command_line: str
+
+
 class RamMedium(msgspec.Struct, frozen=True):
     """A RAM system in the cache; as JSON it lies beside the ISO.
 
@@ -51,6 +62,7 @@ class RamMedium(msgspec.Struct, frozen=True):
     size: int
     settings_offset: int
     settings_size: int
+    network: NetworkParts
 
 
 class RamBuild(msgspec.Struct, frozen=True):
@@ -107,21 +119,27 @@ def _read(entry: Entry) -> RamBuild:
 
 def _build(folder: Path, base: Path, packages: Entry, progress: Progress) -> dict[str, object]:
     root, log, uki, made = folder / "root", folder / "build.log", folder / "ram.efi", folder / "ram.iso"
+    system = folder / "system"
     progress("RAM system: adding the agent, trimming the kernel")
     debian.unpack(base, root, log)
     ramroot.customise(root, packages, log)
-    ramroot.boot_file(root, uki, COMMAND_LINE, log)
+    ramroot.boot_files(root, folder, COMMAND_LINE, log)
     ramroot.clean(root)
     progress("RAM system: packing the medium")
-    offset = iso.write(made, root, uki, folder, log)
+    iso.pack(root, system, log)
     shutil.rmtree(root)
+    offset = iso.write(made, system, uki, folder, log)
     uki.unlink()
+    with system.open("rb") as content, (folder / "system.cpio").open("wb") as target:
+        archive.write(target, NETWORK_FOLDER, NETWORK_SYSTEM, content, system.stat().st_size)
+    system.unlink()
     size = made.stat().st_size
     if size > MAX_BYTES:
         raise ArtifactError(f"the RAM system takes {size} bytes, and BMCs are to carry {MAX_BYTES} at most")
     sha256 = sha256_file(made)
     named = made.rename(folder / f"ram-{sha256[:12]}.iso")
-    medium = RamMedium(named.name, f"sha256:{sha256}", size, offset, SETTINGS_SIZE)
+    parts = NetworkParts("kernel", "initrd", "system.cpio", COMMAND_LINE)
+    medium = RamMedium(named.name, f"sha256:{sha256}", size, offset, SETTINGS_SIZE, parts)
     named.with_suffix(".json").write_bytes(msgspec.json.format(msgspec.json.encode(medium), indent=1))
     progress(f"RAM system: done, {size / 1e6:.0f} MB")
     return msgspec.to_builtins(medium)

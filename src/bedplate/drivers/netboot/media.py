@@ -1,8 +1,9 @@
-"""The RAM system's medium for each server: one file for all, with a server's own settings put in as it is read.
+"""The RAM system for each server: one medium for all, with a server's own settings put in as it is read, or the same
+by the network, in parts.
 
-Implements `ports.Netboot` and `ports.MediaSource`. A path is known to whoever was given it, and good for one boot: once
-its settings were read, the next who asks gets another. It ends with its token, or when the server that it booted is
-heard of. What is offered is kept, so that a slow BMC goes on fetching from a restarted controller.
+Implements `ports.Netboot`, `ports.MediaSource` and `files.Boots`. A path is known to whoever was given it, and good
+for one boot: once its settings were read, the next who asks gets another. It ends with its token, or when the server
+that it booted is heard of. What is offered is kept, so that a slow BMC goes on fetching from a restarted controller.
 """
 
 from __future__ import annotations
@@ -14,14 +15,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from bedplate.drivers.agents.authority import TOKEN_SECONDS
+from bedplate.drivers.netboot import archive
 from bedplate.model.agent_protocol import EnrolFile
 from bedplate.model.blueprint import MetalEntry
 from bedplate.model.ids import ServerName
-from bedplate.model.metal_protocol import MEDIA_PATH, RamSettings, settings_block
+from bedplate.model.metal_protocol import (
+    MEDIA_PATH,
+    NETWORK_FOLDER,
+    NETWORK_SETTINGS,
+    NETWORK_SYSTEM,
+    RamSettings,
+    settings_block,
+)
 from bedplate.ports import NotOffered, SecretStore
 
 NAME = "ram.iso"
@@ -31,12 +41,33 @@ BOOT_SECONDS = 3600.0
 """What a token must still be good for where a boot begins: slow BMCs fetch for minutes, and firmware may start over."""
 
 
+NETWORK_PATH = "/net/"
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Paths of the same system's files, as a boot loader fetches them."""
+
+    kernel: str
+    initrd: str
+    system: str
+    command_line: str
+
+
 class Medium(msgspec.Struct, frozen=True):
     """The file that all servers' media are made of."""
 
     path: Path
     settings_offset: int
     """Bytes from its beginning to the place for settings."""
+    parts: Parts | None = None
+
+
+class Network(Protocol):
+    """Answers servers that boot from the network. Blocking."""
+
+    def admit(self, server: ServerName, mac: str, address: str) -> None: ...
+
+    def dismiss(self, server: ServerName) -> None: ...
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +78,9 @@ class _Offer(msgspec.Struct, frozen=True, kw_only=True):
     settings: RamSettings
     ends: float
     """When its token does."""
+    mac: str = ""
+    """Of the interface that it boots from; empty: it boots its medium."""
+    parts: Parts | None = None
     told: bool = False
     """Its settings were read: the token in them may be spent, and then nobody enrols with it again."""
 
@@ -95,6 +129,16 @@ class _Offers:
         """What is offered under that path."""
         with self._lock:
             return next((o for o in self._all().values() if o.path == path), None)
+
+    def by(self, mac: str) -> _Offer | None:
+        """What is offered to whoever boots from that interface."""
+        with self._lock:
+            return next((o for o in self._all().values() if mac and o.mac == mac), None)
+
+    def everything(self) -> list[tuple[ServerName, _Offer]]:
+        """All that is offered."""
+        with self._lock:
+            return list(self._all().items())
 
     def put(self, server: ServerName, offer: _Offer) -> None:
         """Offer this, and nothing else any more."""
@@ -146,6 +190,8 @@ class Media:
         find: Gives the RAM system's file, or None where none was built. Blocking.
         enrolment: Gives an enrolment file (JSON) with a fresh one-time token for a server.
         base_url: Where BMCs reach this controller, such as `https://10.0.0.2:7444`.
+        network: Answers those that boot from the network; None: none are.
+        network_url: Where these fetch what they boot, such as `http://10.0.0.2:7445`.
         lasts: Seconds for which such a token is good.
         clock: Seconds since the epoch.
     """
@@ -157,6 +203,8 @@ class Media:
         enrolment: Callable[[ServerName], Awaitable[bytes]],
         base_url: Callable[[], str],
         *,
+        network: Network | None = None,
+        network_url: str = "",
         lasts: float = TOKEN_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -164,28 +212,48 @@ class Media:
         self._find = find
         self._enrolment = enrolment
         self._base_url = base_url
+        self._network = network
+        self._network_url = network_url
         self._lasts = lasts
         self._clock = clock
 
     async def offer(self, entry: MetalEntry) -> str:
         """URL of the medium for this boot of this server; see `ports.Netboot`."""
+        mac = self._mac(entry)
         known = await asyncio.to_thread(self._offers.of, entry.server)
-        if known is None or not self._good(known, entry.run):
+        if known is None or known.mac != mac or not self._good(known, entry.run):
             medium = await asyncio.to_thread(self._find)
             if medium is None:
                 raise NotOffered("there is no RAM system to boot; build it: bedplate image build --ram")
             ends = self._clock() + self._lasts
             enrol = msgspec.json.decode(await self._enrolment(entry.server), type=EnrolFile)
+            token = random_source.token_urlsafe(32)
             known = _Offer(
                 run=entry.run,
-                path=f"{MEDIA_PATH}{random_source.token_urlsafe(32)}/{NAME}",
+                path=f"{NETWORK_PATH}{token}" if mac else f"{MEDIA_PATH}{token}/{NAME}",
+                mac=mac,
+                parts=medium.parts if mac else None,
                 file=str(medium.path),
                 settings_offset=medium.settings_offset,
                 settings=_settings(entry, enrol),
                 ends=ends,
             )
             await asyncio.to_thread(self._offers.put, entry.server, known)
+        if mac and self._network is not None:
+            await asyncio.to_thread(self._network.admit, entry.server, mac, entry.nic.address)
+            return f"{self._network_url}{known.path}"
         return f"{self._base_url()}{known.path}"
+
+    def _mac(self, entry: MetalEntry) -> str:
+        """The interface that it boots from; empty where it boots its medium. Raises `NotOffered`."""
+        if entry.boots_from == "media":
+            return ""
+        if self._network is None:
+            said = "it is to boot from the network, and this controller answers nobody there: start it with --netboot"
+            raise NotOffered(f"{said}, or set spec.metal.boot to media")
+        if not entry.nic.mac:
+            raise NotOffered("which interface it boots from is not known: give it in spec.metal.bootMac")
+        return entry.nic.mac.lower()
 
     def _good(self, known: _Offer, run: int) -> bool:
         """Whether that boot may begin with what was offered before."""
@@ -194,16 +262,54 @@ class Media:
 
     async def arrived(self, server: ServerName, run: int) -> None:
         """That boot has come up, with all of its medium in memory; see `ports.MediaSource`."""
-        await asyncio.to_thread(self._offers.drop, server, run)
+        await asyncio.to_thread(self._end, server, run)
 
     async def withdraw(self, server: ServerName) -> None:
         """Offer this server nothing any more."""
-        await asyncio.to_thread(self._offers.drop, server)
+        await asyncio.to_thread(self._end, server)
+
+    def _end(self, server: ServerName, run: int | None = None) -> None:
+        self._offers.drop(server, run)
+        if self._network is not None and self._offers.of(server) is None:
+            self._network.dismiss(server)
+
+    async def resume(self) -> None:
+        """Have those answered again that were offered a boot from the network before this controller began."""
+        for server, offer in await asyncio.to_thread(self._offers.everything):
+            if offer.mac and self._network is not None:
+                address = offer.settings.address.partition("/")[0]
+                await asyncio.to_thread(self._network.admit, server, offer.mac, address)
+
+    # --- from the network -----------------------------------------------------------------------------------------
+
+    def script(self, mac: str) -> str | None:
+        """iPXE's script for the server that boots from that interface; see `files.Boots`."""
+        offer = self._offers.by(mac)
+        if offer is None or offer.parts is None:
+            return None
+        at = f"{self._network_url}{offer.path}"
+        names = ("initrd", NETWORK_SYSTEM, NETWORK_SETTINGS)
+        lines = ["#!ipxe", f"kernel {at}/kernel {' '.join(f'initrd={n}' for n in names)} {offer.parts.command_line}"]
+        return "\n".join([*lines, *(f"initrd --name {n} {at}/{n}" for n in names), "boot", ""])
+
+    def part(self, path: str) -> Path | bytes | None:
+        """A file of that script; see `files.Boots`."""
+        folder, _, name = path.rpartition("/")
+        offer = self._offers.at(folder)
+        if offer is None or offer.parts is None:
+            return None
+        if name == NETWORK_SETTINGS:
+            self._offers.tell(folder)
+            return archive.archive(NETWORK_FOLDER, {NETWORK_SETTINGS: settings_block(offer.settings)})
+        files = {"kernel": offer.parts.kernel, "initrd": offer.parts.initrd, NETWORK_SYSTEM: offer.parts.system}
+        return Path(files[name]) if name in files else None
+
+    # --- as a medium ----------------------------------------------------------------------------------------------
 
     def open(self, path: str) -> MediaFile | None:
         """The medium of that path; None where nothing is offered there. Blocking; raises `OSError`."""
         offer = self._offers.at(path)
-        if offer is None:
+        if offer is None or offer.parts is not None:
             return None
         medium = Medium(Path(offer.file), offer.settings_offset)
         return MediaFile(medium, settings_block(offer.settings), lambda: self._offers.tell(path))

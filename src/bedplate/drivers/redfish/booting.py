@@ -18,6 +18,7 @@ from bedplate.drivers.redfish.session import Json
 from bedplate.drivers.redfish.wire import Limits
 
 T = TypeVar("T")
+Target = Literal["Cd", "Pxe", "Hdd"]
 
 TRIES = 5
 """Of a request that fails, one in ten being lost: five in a row are lost once in a hundred thousand times."""
@@ -26,6 +27,10 @@ INSERT_SECONDS = 120.0
 """For a BMC to have a medium inserted; some fetch all of it first."""
 EJECT_SECONDS = 20.0
 """For emptying the drive of a server that is off: what waits for its power is told of it only then."""
+
+
+class NoDrive(BmcError):
+    """It has no drive that virtual media could go into."""
 
 
 class Booting:
@@ -45,19 +50,32 @@ class Booting:
         await self._boot_from(system, "Cd", until)
         return await self._restart(until)
 
+    async def network(self, until: float) -> Reading:
+        """Boot from its network card, once; gives what was read back of the power at the end."""
+        system = await self._again(lambda s: self._line.system(self._pool, s), until)
+        await self._boot_from(system, "Pxe", until)
+        return await self._restart(until)
+
     async def disk(self, until: float) -> Reading:
         """Boot its disk from now on, by the firmware's own order with nothing else to boot; gives what was read back of
         the power at the end."""
         system = await self._again(lambda s: self._line.system(self._pool, s), until)
-        await self._eject(await self._drive(system, until), until)
+        await self._emptied(system, until)
         await self._boot_from(system, "Hdd", until)
         return await self._restart(until)
 
     async def clear(self, until: float) -> None:
         """Take out what is in its drive; nothing is booted. Takes `EJECT_SECONDS` at most."""
         until = min(until, self._line.clock() + EJECT_SECONDS)
-        system = await self._again(lambda s: self._line.system(self._pool, s), until)
-        await self._eject(await self._drive(system, until), until)
+        await self._emptied(await self._again(lambda s: self._line.system(self._pool, s), until), until)
+
+    async def _emptied(self, system: Json, until: float) -> None:
+        """Nothing is in its drive; one without a drive boots from the network."""
+        try:
+            drive = await self._drive(system, until)
+        except NoDrive:
+            return
+        await self._eject(drive, until)
 
     # --- the drive ------------------------------------------------------------------------------------------------
 
@@ -77,7 +95,8 @@ class Booting:
                 drive = await self._get(_link(member), until)
                 if CD & {str(t).upper() for t in _list(drive.get("MediaTypes"))}:
                     return drive
-        raise BmcError("failed", "it has no virtual CD drive, or no licence for one; servers are booted by it")
+        said = "it has no virtual CD drive, or no licence for one: set spec.metal.boot to network to boot without it"
+        raise NoDrive("failed", said)
 
     async def _managers(self, system: Json, until: float) -> list[Json]:
         found = system.get("Links")
@@ -138,8 +157,8 @@ class Booting:
 
     # --- boot and power -------------------------------------------------------------------------------------------
 
-    async def _boot_from(self, system: Json, target: Literal["Cd", "Hdd"], until: float) -> None:
-        """Cd: once. Hdd: no override any more, or for good where one can't be ended."""
+    async def _boot_from(self, system: Json, target: Target, until: float) -> None:
+        """Cd, Pxe: once. Hdd: no override any more, or for good where one can't be ended."""
         pending = await self._pending(system, until)
 
         async def look() -> Json:
@@ -149,8 +168,9 @@ class Booting:
 
         read = await look() if pending else _boot(system)
         wanted: Json = {"BootSourceOverrideEnabled": "Disabled"}
-        if target == "Cd":
-            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": quirks.boots_media_by(system)}
+        if target != "Hdd":
+            source = quirks.boots_media_by(system) if target == "Cd" else target
+            wanted = {"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": source}
             if _MODE in read:
                 wanted[_MODE] = "UEFI"
         for _ in range(TRIES):
@@ -237,15 +257,17 @@ def _boot(system: Json) -> Json:
     return cast(Json, boot) if isinstance(boot, dict) else {}
 
 
-def boots_from(boot: Json, target: Literal["Cd", "Hdd"]) -> bool:
+def boots_from(boot: Json, target: Target) -> bool:
     """Whether the next boot is from there, by UEFI, as the system's `Boot` was read back.
 
-    `Continuous` is as good as `Once` for a medium, which is ejected before anything else is booted: some BMCs know
-    nothing else, such as sushy-tools' emulator. Without an override the mode says nothing.
+    `Continuous` is as good as `Once` for a medium, which is ejected before anything else is booted, and for the
+    network, where nobody is answered then: some BMCs know nothing else, such as sushy-tools' emulator. Without an
+    override the mode says nothing.
     """
     enabled, source = boot.get("BootSourceOverrideEnabled"), boot.get("BootSourceOverrideTarget")
-    if target == "Cd":
-        return source in {"Cd", "UsbCd"} and enabled in {"Once", "Continuous"} and _by_uefi(boot)
+    if target != "Hdd":
+        right = {"Cd", "UsbCd"} if target == "Cd" else {target}
+        return source in right and enabled in {"Once", "Continuous"} and _by_uefi(boot)
     return enabled == "Disabled" or source == "None" or (source == "Hdd" and _by_uefi(boot))
 
 

@@ -146,6 +146,8 @@ class RedfishDriver:
             if self._netboot is None:
                 raise NotOffered("this controller gives out no media")
             url = await self._netboot.offer(step.entry)
+            if step.entry.boots_from == "network":
+                return self._changed(server, "on", await booting.network(end - _MARGIN), end)
             return self._changed(server, "on", await booting.media(url, end - _MARGIN), end)
         except NotOffered as error:
             return Failed(reason="NoMedium", message=f"{server} can't be booted: {error}")

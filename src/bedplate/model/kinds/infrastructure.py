@@ -65,6 +65,9 @@ class Metal(Wire, frozen=True):
     """Name of the Network that it boots the RAM system in; empty where there is one only."""
     boot_mac: str = ""
     """MAC address of the interface on that network; empty: the first by which the controller answers."""
+    boot: Literal["media", "network"] = "media"
+    """How it boots the RAM system: from virtual media of its BMC, or from its network card (PXE, or UEFI HTTP boot) for
+    BMCs without virtual media or the licence for it. `network` needs `bootMac` and a controller on that network."""
     root_disk: RootDisk = RootDisk()
     image: str = ""
     """Name of the Image that makes it a hypervisor where its role says so; empty: the newest one for that."""
@@ -155,6 +158,8 @@ class MetalStatus(Wire, frozen=True):
     """What the fleet's policy has it be, `free` or `hypervisor`, where `spec.role` is `auto`."""
     before: str = ""
     """The state that it had before it was in rescue, and goes back to."""
+    shell: bool = False
+    """In rescue: its RAM system has reported, and a shell can be opened there."""
     machine: str = ""
     """Name of the machine that it is claimed by."""
     image: str = ""

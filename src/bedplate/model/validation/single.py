@@ -356,6 +356,8 @@ def _metal(s: Server) -> Iterator[Fault]:
         yield Fault("spec.bmc", said, "FieldValueRequired")
     if m.boot_mac and not _MAC.fullmatch(m.boot_mac):
         yield Fault("spec.metal.bootMac", f"{m.boot_mac!r} is not like 52:54:00:12:ab:cd (lower case)")
+    if m.boot == "network" and not m.boot_mac:
+        yield Fault("spec.metal.bootMac", "is missing: a server that boots from the network is known by it")
     if m.root_disk.min_size:
         yield from size("spec.metal.rootDisk.minSize", m.root_disk.min_size)
 
