@@ -18,7 +18,7 @@ class BootableBmc(TroublesomeBmc):
     def __init__(self, spend: Any, now: Any, *, under_manager: bool = False) -> None:
         super().__init__(spend, now)
         self.booted: list[str] = []
-        """What was started, each time that the power came: the medium's URL, or `disk`."""
+        """What was started, each time that the power came: the medium's URL, `network` or `disk`."""
         self.image_only = False
         """It refuses all that InsertMedia may be told but the image."""
         self.forgets_once = True
@@ -101,7 +101,8 @@ class BootableBmc(TroublesomeBmc):
         if self.obeys and reset in {"On", "ForceOn"} and self.really() == "Off":
             told = self.boot["BootSourceOverrideEnabled"], self.boot["BootSourceOverrideTarget"]
             from_cd = told in {("Once", "Cd"), ("Continuous", "Cd")} and self.cd["Inserted"]
-            self.booted.append(self.cd["Image"] if from_cd else "disk")
+            from_network = told in {("Once", "Pxe"), ("Continuous", "Pxe")}
+            self.booted.append(self.cd["Image"] if from_cd else "network" if from_network else "disk")
             if told[0] == "Once" and self.forgets_once:
                 self.boot["BootSourceOverrideEnabled"] = "Disabled"
         return super()._order(reset)

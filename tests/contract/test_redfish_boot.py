@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -315,7 +316,22 @@ async def test_a_bmc_without_a_cd_drive_says_so_and_the_power_is_left(make: Make
     result = await bench.media()
     assert isinstance(result, Failed)
     assert "no virtual CD drive" in result.message
+    assert "set spec.metal.boot to network" in result.message
     assert bench.bmc.orders == []
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_a_server_without_a_cd_drive_boots_from_the_network(make: Make, once: bool) -> None:
+    bench = make()
+    bench.bmc.cd["MediaTypes"] = ["USBStick"]
+    bench.bmc.forgets_once = once
+    bench.entry = msgspec.structs.replace(bench.entry, boots_from="network")
+    on(await bench.media())
+    on(await bench.disk())
+    assert bench.bmc.booted == ["network", "disk"]
+    off = await bench.run(PowerOff(entry=bench.entry))
+    assert isinstance(off, Done)
+    assert bench.netboot.withdrawn == ["m1"]
 
 
 async def test_a_silent_bmc_ends_the_step_by_its_deadline(make: Make) -> None:
