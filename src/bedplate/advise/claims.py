@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from bedplate.advise.comparing import Comparison, Row, Shown
+from bedplate.advise.days import Load
 from bedplate.advise.deciding import Plan
 from bedplate.advise.figures import Figure
 from bedplate.advise.fleet import Profile
@@ -43,6 +44,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     plans: Mapping[str, Plan]
     runs: Mapping[str, Sequence[Run]]
     comparison: Comparison
+    load: Load | None = None
+    """Days of load on virtual machines; None: they were not told."""
 
     def row(self, name: str) -> Row:
         """The comparison's row of that name."""

@@ -339,6 +339,53 @@ def _c6(case: Case) -> Said:
     return Said("holds" if metal else "holds within bounds", said, (tail,))
 
 
+# --- load ---------------------------------------------------------------------------------------------------------
+
+NOTICED = 0.005
+"""A share of time, or of demand, below which nobody would notice: under eight minutes a day."""
+
+
+def _s7(case: Case) -> Said:
+    """Contention against density: the same work on ever fewer servers."""
+    if case.load is None:
+        return Said("not answerable", NOT_SIMULATED)
+    levels = sorted(case.load.by_overcommit.items())
+    said = "; ".join(
+        f"at {level:g} virtual CPUs for each logical one {d.servers} servers, hot {d.hot:.1%} of the time, "
+        f"{d.unserved:.1%} of the CPU time not served"
+        for level, d in levels
+    )
+    how = "CPU time that is asked for and not there / asked for, two days without failures, all pools peaking at once"
+    figures = tuple(
+        Figure(value=100 * d.unserved, unit="%", source="simulated", how=f"{how}; {level:g} virtual CPUs per logical")
+        for level, d in levels
+    )
+    (_, least), (_, most) = levels[0], levels[-1]
+    if most.servers == least.servers:
+        return Said("does not hold", f"memory, not CPU, decides how many servers are needed: {said}", figures)
+    worse = max(most.unserved - least.unserved, most.hot - least.hot) > NOTICED
+    return Said("holds" if worse else "does not hold", said, figures)
+
+
+def _v12(case: Case) -> Said:
+    """Hot spots, with machines left where they are and with automatic balancing."""
+    if case.load is None:
+        return Said("not answerable", NOT_SIMULATED)
+    left, moved = case.load.by_balance["manual"], case.load.by_balance["auto"]
+    how = "share of servers' time at 80 % of their logical CPUs or more, two days without failures"
+    figures = tuple(
+        Figure(value=100 * d.hot, unit="%", source="simulated", how=f"{how}; balancing {mode}")
+        for mode, d in case.load.by_balance.items()
+    )
+    said = (
+        f"servers are hot {left.hot:.2%} of the time where machines stay, {moved.hot:.2%} where Bedplate balances by "
+        f"itself ({moved.moves} live moves in two days on {moved.servers} servers)"
+    )
+    if left.hot <= NOTICED:
+        return Said("does not hold", f"{said}: this fleet has no hot spots to speak of", figures)
+    return Said("holds" if moved.hot < left.hot / 2 else "does not hold", said, figures)
+
+
 JUDGES: dict[str, Judge] = {
     "S1": _s1,
     "S2": _less_on("metal", "share", "workers that the worst hit cluster loses with a server"),
@@ -346,7 +393,7 @@ JUDGES: dict[str, Judge] = {
     "S4": _s4,
     "S5": _measured("pod start and scale-out on either"),
     "S6": _less_on("vm", "used", "use of the cores of all servers that are needed"),
-    "S7": _not("load over the day is not part of the simulated years yet, so contention is not seen"),
+    "S7": _s7,
     "S8": _measured("a noisy neighbour's effect on CPU, memory, disk and network"),
     "S9": _s9,
     "S10": _s10,
@@ -372,7 +419,7 @@ JUDGES: dict[str, Judge] = {
     ),
     "V10": _less_on("vm", "killed", "pods that patches of servers end"),
     "V11": _v11,
-    "V12": _not("load over the day is not part of the simulated years yet, so no hot spots are seen"),
+    "V12": _v12,
     "V13": _v13,
     "V14": _v14,
     "V15": _measured("the time to recreate a deleted node"),

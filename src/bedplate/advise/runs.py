@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -34,6 +35,7 @@ ENDED = (
     "the process that tells a fleet's years was ended (by hand, or for want of memory); "
     "run it again: what was told is kept"
 )
+T = TypeVar("T", bound=msgspec.Struct)
 _CODE = ("model", "planner", "checks", "engine", "sim", "advise")
 
 
@@ -79,23 +81,23 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, digest: str, seed: int) -> Run | None:
-        """The run of a sweep of that digest, if it is there whole."""
+    def get(self, digest: str, name: object, kind: type[T]) -> T | None:
+        """What was kept by that name (a run's is its seed) under that digest, if it is there whole."""
         try:
-            return msgspec.json.decode(self._path(digest, seed).read_bytes(), type=Run)
+            return msgspec.json.decode(self._path(digest, name).read_bytes(), type=kind)
         except (OSError, msgspec.DecodeError):
             return None
 
-    def put(self, digest: str, run: Run) -> None:
-        """Keep a run; a reader sees all of it or nothing."""
-        path = self._path(digest, run.seed)
+    def put(self, digest: str, name: object, result: msgspec.Struct) -> None:
+        """Keep a result; a reader sees all of it or nothing."""
+        path = self._path(digest, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}")
-        half.write_bytes(msgspec.json.encode(run))
+        half.write_bytes(msgspec.json.encode(result))
         half.replace(path)
 
-    def _path(self, digest: str, seed: int) -> Path:
-        return self._folder / digest / f"{seed}.json"
+    def _path(self, digest: str, name: object) -> Path:
+        return self._folder / digest / f"{name}.json"
 
 
 def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Run]:
@@ -109,13 +111,13 @@ def run(sweep: Sweep, *, jobs: int = 0, kept: Kept | None = None) -> Iterator[Ru
         return
     digest, left = sweep.digest, list[int]()
     for seed in sweep.seeds:
-        known = kept.get(digest, seed)
+        known = kept.get(digest, seed, Run)
         if known is None:
             left.append(seed)
         else:
             yield known
     for one in _run(sweep, left, jobs):
-        kept.put(digest, one)
+        kept.put(digest, one.seed, one)
         yield one
 
 

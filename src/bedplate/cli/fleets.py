@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from bedplate.advise import fleet, whatif
-from bedplate.advise.deciding import Plan
+from bedplate.advise import days, fleet, whatif
+from bedplate.advise.days import Load
+from bedplate.advise.deciding import Plan, where_of
 from bedplate.advise.fleet import FleetError, Profile
 from bedplate.advise.runs import Kept, Sweep
 from bedplate.advise.runs import run as run_sweep
@@ -131,6 +132,29 @@ def simulate(what: Mapping[str, tuple[Profile, Plan]], args: argparse.Namespace)
                 raise UserError(f"{name} cannot be simulated: {str(error).partition(chr(10))[0]}") from None
             found[name] = sorted(runs, key=lambda r: r.seed)
     return found
+
+
+def under_load(profile: Profile, plan: Plan) -> Load | None:
+    """Days of load on virtual machines, as they were kept where they were told before; None where not all fits there.
+
+    Raises:
+        UserError: a layout cannot be simulated.
+    """
+    if plan.layout.impossible:
+        return None
+    kept = Kept(default_root() / "simulated")
+    digest = days.digest(profile, plan.layout)
+    known = kept.get(digest, "load", Load)
+    if known is not None:
+        return known
+    try:
+        with _Bar(len(days.levels(profile)) + 1) as bar:
+            bar.say("load")
+            told = days.evidence(profile, where_of(plan), bar.step)
+    except ScenarioError as error:
+        raise UserError(f"load cannot be simulated: {str(error).partition(chr(10))[0]}") from None
+    kept.put(digest, "load", told)
+    return told
 
 
 class _Bar(Bar):

@@ -69,10 +69,12 @@ class Loads:
         self._round = 0
         self._owners: dict[Key, int] = {}
         """Each owner's number."""
-        self._parts: dict[ServerName, tuple[Floats, Ints]] = {}
-        """Of each server's machines: cores at a level of one, the owner's number."""
-        self._whole: tuple[Floats, Ints, Ints] | None = None
+        self._parts: dict[ServerName, tuple[Floats, Floats, Ints]] = {}
+        """Of each server's machines: cores at a level of one, virtual CPUs, the owner's number."""
+        self._whole: tuple[Floats, Floats, Ints, Ints] | None = None
         """The same of all servers, with the server's number."""
+        self.demand: dict[ServerName, float] = {}
+        """Cores that each server's machines asked for at the last look, also beyond those it has."""
 
     def follow(self, owner: Key | str, curve: Curve) -> None:
         """Have an owner's machines (`nodepool/default/shop-web`) follow a curve; `*`: all that have none."""
@@ -93,10 +95,12 @@ class Loads:
     def look(self) -> None:
         """Measure now, and have told what has changed by enough."""
         self._round += 1
-        weights, owners, servers = self._all()
+        weights, most, owners, servers = self._all()
         moved, self._world.crowds = self._world.crowds, set()
         levels = np.array([self._level(owner) for owner in self._owners] or [0.0])
-        used = np.bincount(servers, weights=weights * levels[owners], minlength=len(self._world.servers))
+        asked = np.minimum(weights * levels[owners], most)
+        used = np.bincount(servers, weights=asked, minlength=len(self._world.servers))
+        self.demand = dict(zip(self._world.servers, used.tolist(), strict=True))
         for server, cores in zip(self._world.servers.values(), used.tolist(), strict=True):
             told = self._world.loads.get(server.name)
             cores = min(cores, float(server.cpus))
@@ -105,22 +109,25 @@ class Loads:
                 self._world.loads[server.name] = self._view(server, levels)
                 self._world.touch_load(server)
 
-    def _all(self) -> tuple[Floats, Ints, Ints]:
+    def _all(self) -> tuple[Floats, Floats, Ints, Ints]:
         """All running machines; what changed since the last look is weighed anew."""
         changed = [s for s in self._world.servers.values() if s.name in self._world.crowds or s.name not in self._parts]
         if changed or self._whole is None:
             for server in changed:
                 self._parts[server.name] = self._weigh(server)
             parts = [self._parts[name] for name in self._world.servers]
-            sizes = [len(w) for w, _ in parts]
-            numbers = np.repeat(np.arange(len(parts)), sizes)
-            self._whole = (np.concatenate([w for w, _ in parts]), np.concatenate([o for _, o in parts]), numbers)
+            numbers = np.repeat(np.arange(len(parts)), [len(owners) for _, _, owners in parts])
+            weights, most, owners = zip(*parts, strict=True)
+            self._whole = (np.concatenate(weights), np.concatenate(most), np.concatenate(owners), numbers)
         return self._whole
 
-    def _weigh(self, server: SimServer) -> tuple[Floats, Ints]:
-        shares = [self._share(d) for d in server.domains.values() if d.state == "running"]
+    def _weigh(self, server: SimServer) -> tuple[Floats, Floats, Ints]:
+        running = [d for d in server.domains.values() if d.state == "running"]
+        shares = [self._share(d) for d in running]
         numbers = [self._owners.setdefault(owner, len(self._owners)) for owner, _ in shares]
-        return np.array([weight for _, weight in shares], dtype=float), np.array(numbers, dtype=int)
+        weights = np.array([weight for _, weight in shares], dtype=float)
+        most = np.array([(d.hardware or d.entry).cpu for d in running], dtype=float)
+        return weights, most, np.array(numbers, dtype=int)
 
     def _share(self, domain: SimDomain) -> tuple[Key, float]:
         """Whose curve a machine follows, and its cores at a level of one; "" for what is fixed."""

@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     profile = fleets.load(args.filename)
     plans = deciding.plans(profile)
     runs = fleets.simulate({a: (profile, plans[a]) for a in ALTERNATIVES}, args)
-    case = claims.Case(profile=profile, plans=plans, runs=runs, comparison=comparing.compare(profile, plans, runs))
+    load = fleets.under_load(profile, plans["vm"]) if args.runs else None
+    comparison = comparing.compare(profile, plans, runs)
+    case = claims.Case(profile=profile, plans=plans, runs=runs, comparison=comparison, load=load)
     found = [v for v in claims.judge(case, judges.JUDGES) if not args.id or v.id in args.id]
     if args.output == "text":
         compared.show_claims(found)

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     runs = fleets.simulate({a: (profile, plans[a]) for a in ALTERNATIVES}, args)
     found = comparing.compare(profile, plans, runs)
     if args.report is not None:
-        case = claims.Case(profile=profile, plans=plans, runs=runs, comparison=found)
+        load = fleets.under_load(profile, plans["vm"]) if args.runs else None
+        case = claims.Case(profile=profile, plans=plans, runs=runs, comparison=found, load=load)
         compared.write_report(args.report, found, claims.judge(case, judges.JUDGES))
     match args.output:
         case "json":
