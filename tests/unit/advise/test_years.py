@@ -75,7 +75,7 @@ def test_what_was_run_is_kept_and_an_interrupted_sweep_goes_on(tmp_path: Path) -
     what = sweep("vm", seeds=(1, 2), years=0.1)
     first = next(iter(runs.run(what, jobs=1, kept=Kept(tmp_path))))
     again = Kept(tmp_path)
-    assert again.get(what.digest, first.seed) == first
+    assert again.get(what.digest, first.seed, Run) == first
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
     assert len(files) >= 1
     whole = told(what, kept=again)
