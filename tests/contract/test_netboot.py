@@ -95,7 +95,7 @@ class Site:
         assert lines[0] == "#!ipxe"
         assert lines[-1] == "boot"
         kernel = lines[1].split()
-        assert kernel[2:] == ["initrd=initrd", "initrd=system", "initrd=settings", "quiet", "console=ttyS0"]
+        assert kernel[2:] == ["initrd=system", "initrd=settings", "initrd=initrd", "quiet", "console=ttyS0"]
         return {"kernel": kernel[1]} | {words[2]: words[3] for words in (line.split() for line in lines[2:-1])}
 
 

@@ -288,7 +288,7 @@ class Media:
         if offer is None or offer.parts is None:
             return None
         at = f"{self._network_url}{offer.path}"
-        names = ("initrd", NETWORK_SYSTEM, NETWORK_SETTINGS)
+        names = (NETWORK_SYSTEM, NETWORK_SETTINGS, "initrd")  # the kernel takes a compressed archive as the last only
         lines = ["#!ipxe", f"kernel {at}/kernel {' '.join(f'initrd={n}' for n in names)} {offer.parts.command_line}"]
         return "\n".join([*lines, *(f"initrd --name {n} {at}/{n}" for n in names), "boot", ""])
 
