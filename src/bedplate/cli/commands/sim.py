@@ -5,6 +5,7 @@ Examples:
   bedplate sim run tests/scenarios/restart_elsewhere --seed 7
   bedplate sim replay tests/scenarios/restart_elsewhere
   bedplate sim fuzz --seeds 100 --servers 50 --hours 24
+  bedplate sim validate
   bedplate sim fuzz --seeds 1 --first-seed 4711 --servers 6 --hours 6 --keep /tmp/found
 """
 
@@ -14,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from bedplate.cli.errors import UserError
-from bedplate.cli.parsing import add_actions
+from bedplate.cli.parsing import add_actions, output_format
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     replay = actions.add_parser("replay", help="step through a scenario")
     replay.add_argument("folder", metavar="DIR", type=Path, help="folder of the scenario")
     replay.add_argument("--seed", type=int, metavar="N", help="another seed than the world's own")
+    validate = actions.add_parser("validate", help="hold published figures against what the simulated world gives")
+    validate.add_argument("--seeds", type=int, metavar="N", default=20, help="how many tellings of each (default: 20)")
+    validate.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
+                          metavar="FORMAT", help="table, json or yaml")  # fmt: skip
     fuzz = actions.add_parser("fuzz", help="tell random stories, and make one that goes wrong as short as can be")
     fuzz.add_argument("--seeds", type=int, metavar="N", default=100, help="how many (default: 100)")
     fuzz.add_argument("--first-seed", type=int, metavar="K", default=1, help="the first one (default: 1)")
@@ -47,6 +52,12 @@ def run(args: argparse.Namespace) -> int:
                 return simulating.tell(args.folder, args.seed, quiet=args.quiet)
             case "replay":
                 return simulating.replay(args.folder, args.seed)
+            case "validate":
+                if args.seeds <= 0:
+                    raise UserError(f"--seeds {args.seeds} is nothing to tell; write a number above zero")
+                from bedplate.cli import validated
+
+                return validated.show(range(1, args.seeds + 1), args.output)
             case _:
                 for name, value in (("--seeds", args.seeds), ("--servers", args.servers), ("--hours", args.hours)):
                     if value <= 0:
