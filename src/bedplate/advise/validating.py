@@ -1,4 +1,4 @@
-"""Published figures held against the simulated world: each is measured in a story over many seeds, and how near it is."""
+"""Published figures held against the simulated world: each is measured in a story over many seeds, and judged."""
 
 from __future__ import annotations
 
