@@ -123,7 +123,7 @@ async def test_the_ram_system_boots_from_the_network(cable: Wire, folder: Path) 
             await media.offer(entry)
             with machine(cable, [], first="network") as server:
                 await asyncio.to_thread(server.until, "iPXE", 300)
-                await asyncio.to_thread(server.until, "the system came over the network", 600)
+                await asyncio.to_thread(server.until, r"net/\S+/settings\.\.\. ok", 600)
                 await asyncio.to_thread(server.until, r"bedplate\.agent connected to the controller", 300)
 
                 def told() -> list[ServerView]:
