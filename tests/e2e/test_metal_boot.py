@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "agent"))
 
 from conftest import RELEASE
-from enrolling import HV1, listening, until
+from enrolling import HV1, Listening, listening, until
 from uefi_machine import HOST, MAC, Wire, machine, wire
 
 from bedplate.drivers.artifacts import image, ramsystem, release
@@ -80,12 +80,7 @@ async def test_the_ram_system_boots_from_its_medium_and_finds_its_controller(cab
                 await asyncio.to_thread(server.until, r"bedplate\.ram server hv1, run 7: the network is up by enp")
                 server.eject("reader")
                 await asyncio.to_thread(server.until, r"bedplate\.agent connected to the controller", 120)
-
-                def told() -> list[ServerView]:
-                    views = [view for _, views, _ in controller.seen for view in views]
-                    return [v for v in views if isinstance(v, ServerView) and v.system == "ram" and v.run == 7]
-
-                await until(told)
+                await until(lambda: up(controller, 7))
         finally:
             way.kill()
             way.wait()
@@ -125,12 +120,7 @@ async def test_the_ram_system_boots_from_the_network(cable: Wire, folder: Path) 
                 await asyncio.to_thread(server.until, "iPXE", 300)
                 await asyncio.to_thread(server.until, r"net/\S+/settings\.\.\. ok", 600)
                 await asyncio.to_thread(server.until, r"bedplate\.agent connected to the controller", 300)
-
-                def told() -> list[ServerView]:
-                    views = [view for _, views, _ in controller.seen for view in views]
-                    return [v for v in views if isinstance(v, ServerView) and v.system == "ram" and v.run == 5]
-
-                await until(told)
+                await until(lambda: up(controller, 5))
         finally:
             for process in (way, over, out):
                 process.kill()
@@ -174,6 +164,12 @@ def test_a_deployed_disk_takes_what_makes_it_a_node_from_its_own_efi_partition(c
         assert {"bedplate.enrol", "bedplate.machine"} <= {w.strip() for w in said["GIVEN"].split(",")}
         assert int(said["SIZE"].strip().removesuffix("M")) > 9000, "the root file system did not grow"
         assert _banner(cable, "10.77.0.21").startswith("SSH-2.0")
+
+
+def up(controller: Listening, run: int) -> bool:
+    """That boot of the RAM system has told of itself."""
+    views = [view for _, views, _ in controller.seen for view in views]
+    return any(isinstance(v, ServerView) and v.system == "ram" and v.run == run for v in views)
 
 
 def _old_disk(path: Path) -> None:

@@ -113,24 +113,20 @@ def _configure_bare(actions: Any) -> None:
         if name in {"accept", "erase", "retire", "rescue"}:
             action.add_argument("-y", "--yes", action="store_true", help="don't ask first")
         _add_waiting(action)
-    drift = actions.add_parser("drift", help="show how deployed servers differ from what was deployed")
-    drift.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
-    drift.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
-                       metavar="FORMAT", help="table, json or yaml")  # fmt: skip
-    drift.add_argument("--exit-code", action="store_true", help="exit with 2 where any is not as deployed")
-    add_connection(drift)
     shell = actions.add_parser("console", help="open a shell on a server in rescue; Ctrl-] leaves it")
     shell.add_argument("name", metavar="NAME", help="the server's name")
     add_connection(shell)
-    shown = actions.add_parser("firmware", help="show servers' firmware against the compatibility matrices")
-    shown.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
-    shown.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
-                       metavar="FORMAT", help="table, json or yaml")  # fmt: skip
-    shown.add_argument("--exit-code", action="store_true", help="exit with 2 where any is not supported")
-    add_connection(shown)
-    role = actions.add_parser(
-        "role", help="make accepted bare servers hypervisors, give them back, or leave it to policy"
-    )
+    for name, what, wrong in (
+        ("firmware", "show servers' firmware against the compatibility matrices", "not supported"),
+        ("drift", "show how deployed servers differ from what was deployed", "not as deployed"),
+    ):
+        shown = actions.add_parser(name, help=what)
+        shown.add_argument("names", metavar="NAME", nargs="*", help="servers (default: all that were inspected)")
+        shown.add_argument("-o", "--output", type=output_format("table", "json", "yaml"), default="table",
+                           metavar="FORMAT", help="table, json or yaml")  # fmt: skip
+        shown.add_argument("--exit-code", action="store_true", help=f"exit with 2 where any is {wrong}")
+        add_connection(shown)
+    role = actions.add_parser("role", help="make bare servers hypervisors, give them back, or leave it to policy")
     role.add_argument("names", metavar="NAME", nargs="+", help="servers")
     role.add_argument("--to", required=True, choices=("hypervisor", "free", "auto"),
                       help="hypervisor: written, booted, used for virtual machines; free: emptied, erased, available "
