@@ -15,12 +15,14 @@ from recorded_bmc import SAMPLES, RecordedBmc, refusal, sample
 from redfish_rig import QUICK, SECRET, Clock, News, on, secret
 from troublesome_bmc import Say
 
+from bedplate.drivers.redfish.description import DescriptionReader, described
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.health import HealthReader
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
 from bedplate.model.ids import Epoch, OperationId, ServerName, StoreId
 from bedplate.model.inventory import BmcView
+from bedplate.model.metal import Described
 from bedplate.model.steps import BmcStep, BootDisk, BootMedia, Done, Failed, ReadPower, StepResult, Ticket
 
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="this sushy came without its samples")
@@ -78,13 +80,16 @@ class Bench:
         return drive
 
     async def health(self) -> tuple[str, tuple[str, ...]]:
-        async def get(path: str) -> dict[str, Any]:
-            found = self.bmc.resources.get(path)
-            if found is None:
-                raise BmcError("missing", "it has no such resource")
-            return found
+        return await HealthReader().read(self.bmc.system, self.get, deep=True)
 
-        return await HealthReader().read(self.bmc.system, get, deep=True)
+    async def described(self) -> Described:
+        return await DescriptionReader().read(self.bmc.system, self.get, deep=True)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        found = self.bmc.resources.get(path)
+        if found is None:
+            raise BmcError("missing", "it has no such resource")
+        return found
 
 
 @pytest.fixture
@@ -129,6 +134,27 @@ async def test_parts_of_chassis_and_storage_are_read(make: Make) -> None:
     _, problems = await bench.health()
     assert len(problems) == 1
     assert problems[0].startswith("Fan ")
+
+
+async def test_a_server_is_described_before_anything_is_booted(make: Make) -> None:
+    bench = make("ethernet_interfaces_collection", "ethernet_interfaces")
+    assert await bench.described() == Described(
+        vendor="Contoso",
+        product="3500",
+        serial="437XR1138R2",
+        bios="P79 v1.45 (12/06/2017)",
+        sockets=2,
+        memory_mib=96 * 1024,
+        macs=("12:44:6a:3b:04:11",),
+    )
+    del bench.bmc.resources[bench.bmc.system["EthernetInterfaces"]["@odata.id"]]
+    assert (await bench.described()).macs == (), "it says that it has none to show"
+
+
+def test_what_a_bmc_says_in_its_own_way_is_left_out() -> None:
+    odd = {"Manufacturer": None, "Model": 7, "SerialNumber": " \x07AB1\n ", "ProcessorSummary": []}
+    odd |= {"BiosVersion": "x" * 900, "MemorySummary": {"TotalSystemMemoryGiB": "96"}}
+    assert described(odd) == Described(serial="AB1", bios="x" * 80)
 
 
 async def test_a_disk_that_only_the_simple_storage_tells_of_is_told(make: Make) -> None:

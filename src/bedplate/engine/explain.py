@@ -122,6 +122,8 @@ def _about(engine: Engine, k: Key) -> list[str]:
         out.extend(f"its test {t.name} is degraded: {t.detail}" for t in peers.degraded(entry.tests))
         wrong = unsupported(status_metal.firmware(engine, entry))
         out.extend(f"its firmware is not supported: {j.sentence()}" for j in wrong)
+        if said := status_metal.another(engine, entry):
+            out.append(said)
         out.extend(f"it is not as deployed: {change}" for change in status_metal.drifted(engine, entry) or ())
     for running in engine.flight.all_on(k):
         out.append(f"{running.step.name} is running (try {running.attempt}), because {running.reason}")

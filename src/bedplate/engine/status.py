@@ -372,6 +372,7 @@ def server(engine: Engine, s: Server) -> ServerStatus:
         phase=phase,
         conditions=conditions,
         power=bmc.value.power if bmc is not None and bmc.value.reachable else "",
+        bmc=status_metal.described(bmc.value.described) if bmc is not None and bmc.value.described else None,
         host_uuid=view.host_uuid,
         address=view.address,
         agent_version=view.agent_version,

@@ -8,9 +8,16 @@ from bedplate.model.blueprint import MetalEntry
 from bedplate.model.drift import firmware_changes
 from bedplate.model.firmware import JudgedFirmware, judge, unsupported
 from bedplate.model.ids import key
-from bedplate.model.kinds.infrastructure import DiskStatus, ErasureStatus, FirmwareStatus, MetalStatus, Server
+from bedplate.model.kinds.infrastructure import (
+    BmcStatus,
+    DiskStatus,
+    ErasureStatus,
+    FirmwareStatus,
+    MetalStatus,
+    Server,
+)
 from bedplate.model.meta import Condition
-from bedplate.model.metal import Erasure, ServerTest
+from bedplate.model.metal import Described, Erasure, ServerTest
 from bedplate.model.quantity import format_mib
 from bedplate.model.times import timestamp
 from bedplate.planner import peers
@@ -64,7 +71,17 @@ def more_conditions(
     """What is known of its hardware beyond its being there. `judged`: as `firmware` has it."""
     matrices = engine.spec.spec.compatibility_matrices
     supported = _firmware_supported(s, judged) if matrices and judged else ()
-    return (*_degraded(s, entry), *supported, *_as_deployed(engine, s, entry))
+    return (*_degraded(s, entry), *supported, *_as_deployed(engine, s, entry), *_own_bmc(engine, s, entry))
+
+
+def _own_bmc(engine: Engine, s: Server, entry: MetalEntry) -> tuple[Condition, ...]:
+    said = another(engine, entry)
+    if not said:
+        return ()
+    generation = s.metadata.generation
+    return (
+        Condition(type="OwnBmc", status="False", reason="OtherSerial", message=said, observed_generation=generation),
+    )
 
 
 def drifted(engine: Engine, entry: MetalEntry) -> tuple[str, ...] | None:
@@ -127,6 +144,31 @@ def _firmware_supported(s: Server, judged: tuple[JudgedFirmware, ...]) -> tuple[
             observed_generation=s.metadata.generation,
         ),
     )
+
+
+def described(d: Described) -> BmcStatus:
+    """The server as its BMC describes it."""
+    return BmcStatus(
+        vendor=d.vendor,
+        product=d.product,
+        serial=d.serial,
+        bios=d.bios,
+        cpu=d.cpu_model,
+        sockets=d.sockets,
+        threads=d.threads,
+        memory=format_mib(d.memory_mib) if d.memory_mib else "",
+        macs=d.macs,
+    )
+
+
+def another(engine: Engine, entry: MetalEntry) -> str:
+    """What speaks for the BMC's being another server's, as a sentence; empty: nothing."""
+    bmc = engine.inventory.inventory.bmc(entry.server)
+    told = bmc.value.described.serial if bmc is not None and bmc.value.described is not None else ""
+    found = entry.hardware.serial if entry.hardware is not None else ""
+    if not told or not found or told.casefold() == found.casefold():
+        return ""
+    return f"its BMC has the serial number {told}, the server itself {found}: see that this BMC is this server's"
 
 
 def metal(engine: Engine, s: Server, entry: MetalEntry, judged: tuple[JudgedFirmware, ...]) -> MetalStatus:

@@ -13,7 +13,7 @@ import msgspec
 from bedplate.model.cpus import CpuModel
 from bedplate.model.drift import Drift
 from bedplate.model.ids import ClusterKey, Digest, Generation, Key, MachineUid, ServerName, key
-from bedplate.model.metal import Erased, Hardware, ServerTests, Written
+from bedplate.model.metal import Described, Erased, Hardware, ServerTests, Written
 
 
 class PoolView(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +171,8 @@ class BmcView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="
     """Redfish's health roll-up; empty: the BMC does not tell."""
     problems: tuple[str, ...] = ()
     """What is wrong, one sentence each."""
+    described: Described | None = None
+    """What the server is, as the BMC has it; None: it was not read yet."""
     error: str = ""
 
     @property

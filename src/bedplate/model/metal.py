@@ -81,6 +81,22 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
         return found[0] if serial and len(found) == 1 else None
 
 
+class Described(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as its BMC describes it, before anything is booted there; empty and 0: it does not say."""
+
+    vendor: str = ""
+    product: str = ""
+    serial: str = ""
+    bios: str = ""
+    """Version."""
+    cpu_model: str = ""
+    sockets: int = 0
+    threads: int = 0
+    memory_mib: int = 0
+    macs: tuple[str, ...] = ()
+    """Of its network cards, in lower case."""
+
+
 Verdict = Literal["passed", "degraded", "failed"]
 Suite = Literal["quick", "burn-in"]
 

@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 from bedplate.model.blueprint import MetalEntry
 from bedplate.model.inventory import BmcView
+from bedplate.model.metal import Described
 from bedplate.model.steps import (
     BmcStep,
     BootDisk,
@@ -113,7 +114,13 @@ def bmc_view(server: SimServer) -> BmcView:
     if not answers(server):
         return _silent(server, "it does not answer")
     power = bmc.lies or ("on" if server.powered else "off")
-    return BmcView(server=server.name, reachable=True, power=power, health=bmc.health, problems=bmc.problems)
+    described = None
+    if server.bare is not None:
+        serial = bmc.serial or server.bare.serial
+        described = Described(vendor="Sim", serial=serial, memory_mib=server.memory_mib, macs=(server.bare.mac,))
+    return BmcView(
+        server=server.name, reachable=True, power=power, health=bmc.health, problems=bmc.problems, described=described
+    )
 
 
 def _silent(server: SimServer, error: str) -> BmcView:

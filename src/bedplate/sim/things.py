@@ -135,6 +135,8 @@ class SimBmc:
     """False: it is as dead as its power feeds."""
     health: Literal["", "ok", "warning", "critical"] = "ok"
     problems: tuple[str, ...] = ()
+    serial: str = ""
+    """The serial number that it tells; empty: the server's own."""
 
 
 @dataclass

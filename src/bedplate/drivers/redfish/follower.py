@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import structlog
 
+from bedplate.drivers.redfish.description import DescriptionReader
 from bedplate.drivers.redfish.faults import BmcError
 from bedplate.drivers.redfish.health import HealthReader, Json
 from bedplate.drivers.redfish.line import Line
@@ -58,6 +59,7 @@ class Follower:
         self._limits = limits
         self._sink = sink
         self._health = HealthReader()
+        self._description = DescriptionReader()
         self._told: BmcView | None = None
         self._looks = 0
         self._misses = 0
@@ -150,7 +152,15 @@ class Follower:
             if power == "unknown" and raw not in {"", "Off"}
             else ""
         )
-        return BmcView(server=self._server, reachable=True, power=power, health=health, problems=problems, error=error)
+        return BmcView(
+            server=self._server,
+            reachable=True,
+            power=power,
+            health=health,
+            problems=problems,
+            described=await self._description.read(system, get, deep=deep),
+            error=error,
+        )
 
     def _missed(self, error: BmcError) -> float:
         self._misses += 1

@@ -61,14 +61,14 @@ class HealthReader:
         summary = parent.get(f"{name.removesuffix('s')}Summary")
         if isinstance(summary, dict) and _health(summary) == "ok":
             return []
-        return [s for member in await _collection(parent, name, get) if (s := _sentence(label, member))]
+        return [s for member in await collection(parent, name, get) if (s := _sentence(label, member))]
 
     async def _storage(self, system: Json, get: Get) -> list[str]:
         found: list[str] = []
         if not _ref(system.get("Storage")):  # older BMCs have nothing but the list of drives
-            for simple in await _collection(system, "SimpleStorage", get):
+            for simple in await collection(system, "SimpleStorage", get):
                 found += _listed("Drive", simple, "Devices")
-        for storage in await _collection(system, "Storage", get):
+        for storage in await collection(system, "Storage", get):
             controllers = storage.get("StorageControllers")
             for part in [storage, *(controllers if isinstance(controllers, list) else [])]:
                 if isinstance(part, dict) and (sentence := _sentence("Storage", part)):
@@ -89,7 +89,7 @@ class HealthReader:
             if (link := _ref(c.get("Thermal"))) and (thermal := await get(link)):
                 found += _listed("Fan", thermal, "Fans") + _listed("Temperature", thermal, "Temperatures")
             elif (link := _ref(c.get("ThermalSubsystem"))) and _health(thermal := await get(link)) != "ok":
-                found += [s for m in await _collection(thermal, "Fans", get) if (s := _sentence("Fan", m))]
+                found += [s for m in await collection(thermal, "Fans", get) if (s := _sentence("Fan", m))]
         return found
 
     async def _supplies(self, chassis: list[Json], get: Get) -> list[str]:
@@ -98,7 +98,7 @@ class HealthReader:
             if (link := _ref(c.get("Power"))) and (power := await get(link)):
                 found += _listed("Power supply", power, "PowerSupplies")
             elif (link := _ref(c.get("PowerSubsystem"))) and _health(power := await get(link)) != "ok":
-                members = await _collection(power, "PowerSupplies", get)
+                members = await collection(power, "PowerSupplies", get)
                 found += [s for m in members if (s := _sentence("Power supply", m))]
         return found
 
@@ -146,7 +146,8 @@ def _listed(label: str, resource: Json, field: str) -> list[str]:
     return [s for part in parts[:MEMBERS_LIMIT] if isinstance(part, dict) and (s := _sentence(label, part))]
 
 
-async def _collection(parent: Json, field: str, get: Get) -> list[Json]:
+async def collection(parent: Json, field: str, get: Get) -> list[Json]:
+    """The members of a collection that a resource names, `MEMBERS_LIMIT` at most, each read. Raises `BmcError`."""
     link = _ref(parent.get(field))
     if not link:
         return []

@@ -149,6 +149,21 @@ class FirmwareStatus(Wire, frozen=True):
     url: str = ""
 
 
+class BmcStatus(Wire, frozen=True):
+    """The server as its BMC describes it, whether or not anything runs there."""
+
+    vendor: str = ""
+    product: str = ""
+    serial: str = ""
+    bios: str = ""
+    cpu: str = ""
+    sockets: int = 0
+    threads: int = 0
+    memory: str = ""
+    macs: tuple[str, ...] = ()
+    """Of its network cards."""
+
+
 class MetalStatus(Wire, frozen=True):
     """A bare server's life."""
 
@@ -201,6 +216,8 @@ class ServerStatus(Status, frozen=True):
     machines: int = 0
     power: Literal["", "on", "off", "unknown"] = ""
     """As its BMC said last; empty: it has none, or is not reached."""
+    bmc: BmcStatus | None = None
+    """As its BMC describes the server; none: it has none, or was never reached."""
     disk_pools: tuple[PoolStatus, ...] = ()
     bridges: tuple[str, ...] = ()
     metal: MetalStatus | None = None
