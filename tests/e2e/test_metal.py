@@ -45,6 +45,15 @@ def test_a_blank_server_becomes_a_node_and_is_given_back(metal: World) -> None:
     inspected(metal, names)
     metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
     is_a_node(metal, names)
+    given_back(metal)
+
+
+@pytest.mark.long
+def test_a_person_looks_into_the_server_of_a_node(metal: World) -> None:
+    names = racked(metal, 1)
+    metal.bedplate("server", "accept", *names, "--yes", "--wait", "--timeout", "1800", timeout=1900)
+    metal.bedplate("apply", "-f", "-", "--wait", "--timeout", "3000", stdin=CLUSTER, timeout=3100)
+    is_a_node(metal, names)
     looked_into(metal, names[0])
     given_back(metal)
 
