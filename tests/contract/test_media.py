@@ -82,8 +82,8 @@ class Site:
     def _find(self) -> Medium | None:
         return Medium(self.file, OFFSET) if self.file.exists() else None
 
-    async def _enrol(self, server: ServerName) -> bytes:
-        return await self.agents.enrolment(server, controller="10.0.0.1:7444", replace=True)
+    async def _enrol(self, entry: MetalEntry) -> bytes:
+        return await self.agents.enrolment(entry.server, controller="10.0.0.1:7444", replace=True)
 
     async def ask(
         self, url: str, method: str = "GET", wanted: str = "", *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3

@@ -69,9 +69,9 @@ class Site:
             self.secrets, lambda: self.medium, self._enrol, lambda: "https://c", network=known, network_url=url
         )
 
-    async def _enrol(self, server: ServerName) -> bytes:
+    async def _enrol(self, entry: MetalEntry) -> bytes:
         file = EnrolFile(
-            server=server, store=StoreId("s"), controller="10.0.0.1:7444", ca="ca", token=os.urandom(8).hex()
+            server=entry.server, store=StoreId("s"), controller="10.0.0.1:7444", ca="ca", token=os.urandom(8).hex()
         )
         return msgspec.json.encode(file)
 

@@ -26,7 +26,6 @@ from bedplate.drivers.artifacts import image, ramsystem, release
 from bedplate.drivers.netboot.media import Media, Medium, Parts
 from bedplate.drivers.netboot.network import NetworkBoot
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
-from bedplate.model.ids import ServerName
 from bedplate.model.inventory import ServerView
 from bedplate.model.metal_protocol import RamSettings, settings_block
 
@@ -99,7 +98,7 @@ async def test_the_ram_system_boots_from_the_network(cable: Wire, folder: Path) 
         way = cable.start("socat", f"TCP-LISTEN:7443,bind={HOST},fork,reuseaddr", f"UNIX-CONNECT:{folder}/agents")
         network = NetworkBoot("tap0", 7445, own=own, within=within)
 
-        async def enrolment(server: ServerName) -> bytes:
+        async def enrolment(_: MetalEntry) -> bytes:
             file = await controller.file()
             return msgspec.json.encode(msgspec.structs.replace(file, controller=f"{HOST}:7443"))
 

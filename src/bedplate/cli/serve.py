@@ -31,7 +31,7 @@ from bedplate.drivers.netboot.network import NetworkBoot
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Mount, Pool
-from bedplate.model.blueprint import MachineEntry, RetainedDiskEntry
+from bedplate.model.blueprint import MachineEntry, MetalEntry, RetainedDiskEntry
 from bedplate.model.ids import ClusterKey, Digest, Epoch, ServerName
 from bedplate.model.kinds.base import Object
 from bedplate.model.kinds.cluster import Cluster
@@ -241,9 +241,11 @@ class Process:
 
     # --- what the parts ask of each other ---
 
-    async def _enrol_bare(self, server: ServerName) -> bytes:
-        """What the RAM system of a bare server enrols with; the board may be another than when it was there last."""
-        return await self._agents.enrolment(server, controller=self.agent_address, replace=True)
+    async def _enrol_bare(self, entry: MetalEntry) -> bytes:
+        """What the RAM system of a bare server enrols with; the board may be another than when it was there last. In
+        rescue what lies on the disk comes back, under the key that it has."""
+        beside = entry.state == "rescue"
+        return await self._agents.enrolment(entry.server, controller=self.agent_address, replace=True, beside=beside)
 
     def _sink(self, source: str, observations: Sequence[Any], *, full: bool = False) -> None:
         self._controller.sink(source, observations, full=full)

@@ -57,6 +57,7 @@ def order(server: SimServer, step: BootMedia | BootDisk) -> None:
     assert bare is not None
     bare.media = step.entry.run if isinstance(step, BootMedia) else 0
     bare.once = bare.media > 0
+    bare.visits = step.entry.state == "rescue"
 
 
 def eject(server: SimServer) -> None:
@@ -78,6 +79,7 @@ def came_up(world: World, server: SimServer) -> None:
         world.cease(server)
         bare.view = MetalView(server=server.name, run=bare.media)
         bare.system = "ram"
+        bare.disk_known &= bare.visits
     elif (disk := _on_disk(bare)) is not None and disk.host is not None:
         bare.system = "hypervisor"
         _serve(world, server)
@@ -210,7 +212,7 @@ def _write(
     yield max(durations.draw(durations.ranges.write), sent)
     if (disk.machine or disk.host) is not what:
         return Failed(reason="WriteInterrupted", message=f"disk {disk.serial} was written by another")
-    disk.whole = True
+    disk.whole = bare.disk_known = True
     if m is not None:
         made = SimVolume(m.uid, server.name, bare.pool, m.disk_mib, world.store, generation=int(m.generation))
         world.add_volume(server, made)

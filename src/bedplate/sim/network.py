@@ -9,7 +9,7 @@ from bedplate.sim.world import World
 
 def refresh(world: World, server: SimServer) -> None:
     """See whether the agent's connection stands, after anything that it depends on has changed; tell of a change."""
-    identity = server.host_uuid == server.enrolled
+    identity = server.host_uuid == server.enrolled and (server.bare is None or server.bare.known)
     stands = server.alive and server.agent and server.management and identity
     if stands == server.connected:
         return

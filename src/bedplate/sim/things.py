@@ -200,6 +200,10 @@ class SimBare:
     """The boot of the RAM system whose medium is inserted; 0: none."""
     once: bool = False
     """The next boot is from the medium."""
+    visits: bool = False
+    """What is on the medium enrols beside what lies on the disk, and not in its place."""
+    disk_known: bool = True
+    """The controller takes what lies on the disk for this server: nothing has enrolled in its place since."""
     view: MetalView | None = None
     """What its RAM system tells."""
     silent_boots: int = 0
@@ -208,6 +212,11 @@ class SimBare:
     """A fault below 1: what its processors, memory and disks do of what its like do."""
     bios: str = "2.10.2"
     """The version of its firmware."""
+
+    @property
+    def known(self) -> bool:
+        """What runs is taken for this server."""
+        return self.system == "ram" or self.disk_known
 
     def lose(self, uid: MachineUid) -> None:
         """What was written for that machine is no more."""

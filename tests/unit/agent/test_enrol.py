@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import unix_connect
+from websockets.exceptions import ConnectionClosed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from enrolling import DAY, HV1, NEW_BOARD, OLD_BOARD, listening
+from enrolling import DAY, HV1, NEW_BOARD, OLD_BOARD, connecting, listening, until
 
-from bedplate.agent.enrol import EnrolmentFailed, enrol
+from bedplate.agent.enrol import EnrolmentFailed, enrol, tls_context
 from bedplate.agent.state import AgentState
+from bedplate.model.agent_protocol import CONTROLLER_NAME, WEBSOCKET_PATH
 
 
 async def test_a_file_that_replaces_is_used_by_an_agent_that_is_known(tmp_path: Path) -> None:
@@ -62,3 +65,24 @@ async def test_a_file_of_long_ago_does_not_end_an_agent(tmp_path: Path) -> None:
         before = await controller.enrol(state)
         controller.now = 2 * DAY
         assert await asyncio.to_thread(enrol, state, old, OLD_BOARD) == before
+
+
+async def test_what_visits_a_server_leaves_the_key_of_what_lies_on_its_disk_in_force(tmp_path: Path) -> None:
+    async with listening(tmp_path) as controller:
+        disk, visitor, again = (AgentState(tmp_path / name) for name in ("disk", "visitor", "again"))
+        identity = await controller.enrol(disk)
+        for state in (visitor, again):  # a boot is tried twice
+            await controller.enrol(state, replace=True, beside=True)
+        async with connecting(disk, identity) as agent:
+            await until(lambda: agent.connected)
+        await controller.enrol(AgentState(tmp_path / "next"), replace=True)
+        async with unix_connect(
+            f"{tmp_path}/agents",
+            f"wss://{CONTROLLER_NAME}{WEBSOCKET_PATH}",
+            ssl=tls_context((await controller.file()).ca, disk),
+            server_hostname=CONTROLLER_NAME,
+        ) as refused:
+            with pytest.raises(ConnectionClosed) as ended:
+                await refused.recv()
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 4401

@@ -46,6 +46,7 @@ class _Token(msgspec.Struct, frozen=True):
     expires: float
     addresses: tuple[str, ...] = ()
     replace: bool = False
+    beside: bool = False
 
 
 class KnownServer(msgspec.Struct, frozen=True):
@@ -53,6 +54,12 @@ class KnownServer(msgspec.Struct, frozen=True):
 
     key: str
     host_uuid: str
+    resting: str = ""
+    """Digest of the key of what lies on its disk, while something else runs for a time: it is as good as `key`."""
+
+    def has(self, key: str) -> bool:
+        """Whether that is a key of this server."""
+        return key == self.key or (bool(self.resting) and key == self.resting)
 
 
 class AgentAuthority:
@@ -87,6 +94,7 @@ class AgentAuthority:
         addresses: tuple[str, ...] = (),
         *,
         replace: bool = False,
+        beside: bool = False,
         valid_for: float = TOKEN_SECONDS,
     ) -> bytes:
         """Give an enrolment file (JSON) with a new one-time token.
@@ -96,10 +104,11 @@ class AgentAuthority:
             controller: Where it dials: `host:port` or `unix:/path`.
             addresses: Its IP addresses, for the certificate that it also shows to other hypervisors.
             replace: True lets other hardware take over a name that is known already.
+            beside: True leaves the key that the server is known by now in force: what has it comes back.
             valid_for: Seconds until the token ends.
         """
         token = random_source.token_urlsafe(32)
-        record = _Token(server, self._clock() + valid_for, addresses, replace)
+        record = _Token(server, self._clock() + valid_for, addresses, replace, beside)
         self._secrets.put_secret(TOKENS + _digest(token.encode()), msgspec.json.encode(record))
         file = EnrolFile(server=server, store=self._store, controller=controller, ca=self.pem, token=token)
         return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
@@ -123,7 +132,7 @@ class AgentAuthority:
             if known is None or known.host_uuid != request.host_uuid:
                 raise EnrolmentRefused(f"server {peer} is not known with this hardware; enrol it again with a new file")
             addresses = ()
-            if known.key != fingerprint:
+            if not known.has(fingerprint):
                 raise EnrolmentRefused("renewal keeps the key; enrol again to change it")
         else:
             raise EnrolmentRefused("neither a token nor a certificate of that server was shown")
@@ -175,7 +184,9 @@ class AgentAuthority:
         # The same key may ask twice: its first answer may have been lost on the way.
         if self._secrets.put_secret_once(USED + digest, fingerprint.encode()) != fingerprint.encode():
             raise EnrolmentRefused("the token was used already; make a new enrolment file")
-        known = KnownServer(key=fingerprint, host_uuid=request.host_uuid)
+        rests = token.beside and before is not None and before.host_uuid == request.host_uuid
+        resting = (before.resting or before.key) if rests and before is not None else ""
+        known = KnownServer(key=fingerprint, host_uuid=request.host_uuid, resting=resting)
         self._secrets.put_secret(SERVERS + token.server, msgspec.json.encode(known))
         return token.addresses
 

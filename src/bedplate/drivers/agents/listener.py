@@ -200,7 +200,7 @@ class Listener:
             return None
         name, key = certificate_identity(der)
         known = await asyncio.to_thread(self._authority.known, name)
-        return (name, key) if known is not None and known.key == key else None
+        return (name, key) if known is not None and known.has(key) else None
 
     async def _websocket(self, connection: ServerConnection) -> None:
         identity = await self._identity(connection.transport)

@@ -134,6 +134,7 @@ class AgentServer:
         controller: str = "",
         addresses: tuple[str, ...] = (),
         replace: bool = False,
+        beside: bool = False,
         valid_for: float = TOKEN_SECONDS,
     ) -> bytes:
         """Give an enrolment file; see `AgentAuthority.enrolment`. `controller`: by default the first own address."""
@@ -142,7 +143,9 @@ class AgentServer:
 
         def make() -> bytes:
             assert self._authority is not None
-            return self._authority.enrolment(server, address, addresses, replace=replace, valid_for=valid_for)
+            return self._authority.enrolment(
+                server, address, addresses, replace=replace, beside=beside, valid_for=valid_for
+            )
 
         return await asyncio.to_thread(make)
 

@@ -188,7 +188,7 @@ class Media:
     Args:
         secrets: Keeps what is offered.
         find: Gives the RAM system's file, or None where none was built. Blocking.
-        enrolment: Gives an enrolment file (JSON) with a fresh one-time token for a server.
+        enrolment: Gives an enrolment file (JSON) with a fresh one-time token for that boot of a server.
         base_url: Where BMCs reach this controller, such as `https://10.0.0.2:7444`.
         network: Answers those that boot from the network; None: none are.
         network_url: Where these fetch what they boot, such as `http://10.0.0.2:7445`.
@@ -200,7 +200,7 @@ class Media:
         self,
         secrets: SecretStore,
         find: Callable[[], Medium | None],
-        enrolment: Callable[[ServerName], Awaitable[bytes]],
+        enrolment: Callable[[MetalEntry], Awaitable[bytes]],
         base_url: Callable[[], str],
         *,
         network: Network | None = None,
@@ -226,7 +226,7 @@ class Media:
             if medium is None:
                 raise NotOffered("there is no RAM system to boot; build it: bedplate image build --ram")
             ends = self._clock() + self._lasts
-            enrol = msgspec.json.decode(await self._enrolment(entry.server), type=EnrolFile)
+            enrol = msgspec.json.decode(await self._enrolment(entry), type=EnrolFile)
             token = random_source.token_urlsafe(32)
             known = _Offer(
                 run=entry.run,
