@@ -45,7 +45,7 @@ def decide(p: Planning) -> None:
         return
     elif len(hosts) < policy.minimum:
         _grow(p, autos, (), f"the fleet's policy wants {policy.minimum} hypervisors at least", policy)
-    elif vms and len(hosts) < policy.maximum:
+    elif vms and len(hosts) < policy.maximum and not any(_is_unused(p, a.entry) for a in hosts):
         what = "something waits" if len(vms) == 1 else f"{len(vms)} things wait"
         _grow(p, autos, vms, f"{what} for room on hypervisors", policy)
     elif len(hosts) > policy.minimum:
@@ -69,6 +69,11 @@ def _changes(e: MetalEntry) -> bool:
     if e.role == "hypervisor":
         return e.state in {"available", "deploying"}
     return e.host is not None or e.state == "erasing"
+
+
+def _is_unused(p: Planning, e: MetalEntry) -> bool:
+    """It is a hypervisor with nothing on it: what waits does not fit there, for reasons that one more would not end."""
+    return e.state == "deployed" and not p.index.by_server.get(e.server)
 
 
 def _settled(p: Planning, e: MetalEntry, policy: RolesPolicy) -> bool:
