@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,7 @@ from memory_store import MemorySecrets
 from bedplate.drivers.netboot.dhcp import LOADER, DhcpServer, configuration
 from bedplate.drivers.netboot.files import FileServer
 from bedplate.drivers.netboot.media import Media, Medium, Parts
+from bedplate.drivers.netboot.network import NetworkBoot, NetworkBootFailed
 from bedplate.model.agent_protocol import EnrolFile
 from bedplate.model.blueprint import BmcRef, MetalEntry, Nic
 from bedplate.model.ids import ServerName, StoreId
@@ -282,3 +284,13 @@ def test_dnsmasq_takes_the_configuration(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_what_keeps_it_from_answering_is_said_and_leaves_nothing_behind(site: Site) -> None:
+    with pytest.raises(NetworkBootFailed, match="there is no interface 'nope'"):
+        NetworkBoot("nope", 7445)
+    taken = NetworkBoot("lo", site.http.port)
+    before = set(Path(tempfile.gettempdir()).glob("bedplate-netboot-*"))
+    with pytest.raises(NetworkBootFailed, match=f"can't listen at 127.0.0.1:{site.http.port} .*--netboot-port"):
+        await taken.start(site.media)
+    assert set(Path(tempfile.gettempdir()).glob("bedplate-netboot-*")) == before

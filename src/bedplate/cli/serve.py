@@ -27,7 +27,7 @@ from bedplate.drivers.agents.server import AgentServer
 from bedplate.drivers.kubeadm.driver import KubeadmDriver
 from bedplate.drivers.kubernetes.driver import KubernetesDriver
 from bedplate.drivers.netboot.media import Media, Medium, Parts
-from bedplate.drivers.netboot.network import NetworkBoot
+from bedplate.drivers.netboot.network import NetworkBoot, NetworkBootFailed
 from bedplate.drivers.redfish.driver import RedfishDriver
 from bedplate.engine.engine import Engine
 from bedplate.model.agent_protocol import Mount, Pool
@@ -109,6 +109,9 @@ def serve(
                 network=NetworkBoot(netboot, netboot_port) if netboot else None,
             ).run(context_file or data / "context")
         )
+    except NetworkBootFailed as error:
+        print(f"bedplate: {error}", file=sys.stderr)
+        return 1
     finally:
         store.close()
 
@@ -181,14 +184,14 @@ class Process:
         def committed(changes: Sequence[Change]) -> None:
             loop.call_soon_threadsafe(self._changed, tuple(changes))
 
+        if self._network is not None:
+            await self._network.start(self._media)
+            await self._media.resume()
         unsubscribe = self._store.subscribe(committed)
         self._epoch = await self._controller.lead()
         # The engine holds the blueprint before the first agent asks which disk pools its machines use.
         running = asyncio.create_task(self._controller.run())
         await self._agents.start()
-        if self._network is not None:
-            await self._network.start(self._media)
-            await self._media.resume()
         # Those whose Server was deleted while the controller was about to end.
         await self._agents.forget_all_but([ServerName(s.metadata.name) for s in self._store.all("Server")])
         identity = await asyncio.to_thread(api_identity, self._store, self._names)

@@ -11,6 +11,10 @@ from bedplate.drivers.netboot.dhcp import DhcpServer
 from bedplate.drivers.netboot.files import Boots, FileServer
 
 
+class NetworkBootFailed(Exception):
+    """Servers can't be answered; the text says why and what to do."""
+
+
 class NetworkBoot:
     """On one interface, from `start` to `stop`."""
 
@@ -20,7 +24,7 @@ class NetworkBoot:
         """`own`: the interface's address (default: as the kernel has it). `within`: as `DhcpServer` has it.
 
         Raises:
-            OSError: there is no such interface, or it has no address.
+            NetworkBootFailed: there is no such interface, or it has no address.
         """
         self._own = own or _address(interface)
         self._port = port
@@ -34,11 +38,19 @@ class NetworkBoot:
         """Begin to answer; gives the port of HTTP. `listen`: where else than at the interface (for tests).
 
         Raises:
-            OSError: something that it needs is not installed, or something else listens there.
+            NetworkBootFailed: something that it needs is not installed, or something else listens there.
         """
-        await self.dhcp.start()
         host, port = listen or (str(self._own.ip), self._port)
-        self._files = FileServer(host, port, boots, lambda: self.dhcp.loader)
+        try:
+            await self.dhcp.start()
+        except OSError as error:
+            raise NetworkBootFailed(str(error)) from error
+        try:
+            self._files = FileServer(host, port, boots, lambda: self.dhcp.loader)
+        except OSError as error:
+            await self.dhcp.stop()
+            said = f"can't listen at {host}:{port} for servers that boot from the network: {error.strerror}"
+            raise NetworkBootFailed(f"{said}; name another port with --netboot-port") from error
         self._files.start()
         return self._files.port
 
@@ -50,12 +62,12 @@ class NetworkBoot:
 
 
 def _address(interface: str) -> ipaddress.IPv4Interface:
-    """The first IPv4 address of an interface. Raises `OSError`."""
+    """The first IPv4 address of an interface. Raises `NetworkBootFailed`."""
     argv = ["ip", "-json", "-4", "address", "show", "dev", interface]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise OSError(f"there is no interface {interface!r} to boot servers from: {done.stderr.strip()}")
+        raise NetworkBootFailed(f"--netboot: there is no interface {interface!r}; `ip -brief address` lists them")
     for link in json.loads(done.stdout or "[]"):
         for found in link.get("addr_info", ()):
             return ipaddress.IPv4Interface(f"{found['local']}/{found['prefixlen']}")
-    raise OSError(f"interface {interface} has no IPv4 address, so no server can boot from it; give it one")
+    raise NetworkBootFailed(f"--netboot: interface {interface} has no IPv4 address, so no server can boot by it")
