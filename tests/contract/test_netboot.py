@@ -290,7 +290,11 @@ async def test_what_keeps_it_from_answering_is_said_and_leaves_nothing_behind(si
     with pytest.raises(NetworkBootFailed, match="there is no interface 'nope'"):
         NetworkBoot("nope", 7445)
     taken = NetworkBoot("lo", site.http.port)
-    before = set(Path(tempfile.gettempdir()).glob("bedplate-netboot-*"))
+    before = folders()
     with pytest.raises(NetworkBootFailed, match=f"can't listen at 127.0.0.1:{site.http.port} .*--netboot-port"):
         await taken.start(site.media)
-    assert set(Path(tempfile.gettempdir()).glob("bedplate-netboot-*")) == before
+    assert folders() == before
+
+
+def folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("bedplate-netboot-*"))
