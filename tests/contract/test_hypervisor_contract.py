@@ -29,6 +29,7 @@ from bedplate.model.steps import (
     DeleteRetained,
     DeleteVolume,
     Done,
+    DropImage,
     Failed,
     HypervisorStep,
     PullImage,
@@ -93,6 +94,10 @@ def pull(m: MachineEntry) -> PullImage:
 
 def drop(m: MachineEntry) -> DeleteRetained:
     return DeleteRetained(server=HV1, disk_pool=POOL, uid=m.uid, generation=m.generation)
+
+
+def drop_image(digest: Digest, pool: str = POOL) -> DropImage:
+    return DropImage(server=HV1, disk_pool=pool, digest=digest)
 
 
 def newer(m: MachineEntry, **changes: Any) -> MachineEntry:
@@ -337,6 +342,32 @@ async def test_a_pool_that_is_not_served_and_a_disk_that_is_too_small(rig: Rig, 
         failed(await rig.run(step), "PoolMissing")
     failed(await rig.run(RetainVolume(machine=m)), "PoolMissing")
     failed(await rig.run(CreateVolume(machine=make(disk_mib=8))), "DiskTooSmall")
+
+
+async def test_an_image_goes_only_once_no_disk_stands_on_it(rig: Rig, make: Make) -> None:
+    m = make(retain_disk=True)
+    files = (m.image.disk, m.image.kernel, m.image.initrd)
+    await raise_(rig, m, start=False)
+    for digest in files:
+        failed(await rig.run(drop_image(digest)), "ImageInUse")
+    done(await rig.run(RemoveDomain(machine=m)))
+    done(await rig.run(RetainVolume(machine=m)))
+    failed(await rig.run(drop_image(m.image.disk)), "ImageInUse")
+    done(await rig.run(drop(m)))
+    done(await rig.run(pull(m)))  # nothing to fetch; the pool is looked at
+    pool = rig.news.server().pool(POOL)
+    assert pool is not None
+    assert set(files) <= set(pool.unused) <= set(pool.images)
+    for digest in (*files, *files):  # what is gone is done
+        done(await rig.run(drop_image(digest)))
+    pool = rig.news.server().pool(POOL)
+    assert pool is not None
+    assert not set(files) & {*pool.images, *pool.unused}
+    done(await rig.run(CreateVolume(machine=m)))  # fetches what it needs by itself
+    assert state(rig, m) == ("absent", 0, True)
+    failed(await rig.run(drop_image(m.image.disk)), "ImageInUse")
+    failed(await rig.run(drop_image(m.image.disk, "none")), "PoolMissing")
+    assert isinstance(await rig.run(drop_image(LOST), store=OTHER), Refused)
 
 
 async def test_a_disk_stays_as_long_as_its_domain(rig: Rig, make: Make) -> None:

@@ -16,7 +16,7 @@ from bedplate.agent.state import AgentState
 from bedplate.agent.volumes import DiskPool
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Digest, MachineUid
-from bedplate.model.steps import DeleteRetained, Done, PullImage
+from bedplate.model.steps import DeleteRetained, Done, DropImage, PullImage
 
 
 class DiskSteps:
@@ -46,10 +46,21 @@ class DiskSteps:
         stop = threading.Event()
         try:
             for digest in digests:
-                if digest and not await pool.io.call(pool.images.has, digest):
+                if digest and not await pool.io.call(pool.images.claim, digest):
                     await pool.io.transfer(pool.images.fetch, digest, self._connect, stop)
         finally:
             stop.set()  # a thread can't be cancelled; it looks here
+
+    async def drop_image(self, step: DropImage) -> Done:
+        """Delete an image's file that nothing needs."""
+        pool = self.pool(step.disk_pool)
+        stop = threading.Event()
+        try:
+            message = await pool.io.transfer(pool.drop_image, step.digest, stop)
+        finally:
+            stop.set()
+        await self._observer.refresh_server()
+        return Done(message=message)
 
     async def create(self, machine: MachineEntry) -> str:
         """Make the machine's disk; one that was made on another server is taken over and never made anew."""

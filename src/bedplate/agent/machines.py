@@ -31,6 +31,7 @@ from bedplate.model.steps import (
     DeleteRetained,
     DeleteVolume,
     Done,
+    DropImage,
     Failed,
     ForgetDomain,
     HypervisorStep,
@@ -153,6 +154,8 @@ class Machines:
                 return await self._disks.pull(step)
             case DeleteRetained():
                 return await self._disks.delete_retained(step)
+            case DropImage():
+                return await self._disks.drop_image(step)
             case ReceiveDomain():
                 # Its generation is written down only once all is ready: what is shown then says that it is.
                 self._state.check_generation(step.machine.uid, step.machine.generation)
@@ -187,7 +190,7 @@ class Machines:
                 message = await self._domains.forget(machine)
                 await self._migration.settle()
                 return message
-            case MigrateDomain() | PullImage() | DeleteRetained():
+            case MigrateDomain() | PullImage() | DeleteRetained() | DropImage():
                 raise AssertionError(f"{step.name} is run elsewhere")
 
     # --- guests -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Disk pools: folders with an image cache, machines' disks and retained disks. Blocking: a pool's storage may hang, so
 every call goes through `DiskPool.io`, in threads of the pool's own.
 
-    <pool>/images/<hex>               verified image files
+    <pool>/images/<hex>               verified image files, see `images`
     <pool>/machines/<uid>/disk.qcow2  linked clone, with volume.json beside it: whose it is
     <pool>/retained/<uid>/            a machine's folder, moved as a whole (rule 9)
     <pool>/leases/<store>/<server>    see `lease_files`
@@ -12,6 +12,7 @@ A folder appears and goes by one rename. What volume.json does not prove to be t
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -22,17 +23,20 @@ from pathlib import Path
 import msgspec
 
 from bedplate.agent import mounts
+from bedplate.agent.bases import SIDECAR, BaseReader
 from bedplate.agent.faults import AgentFault, OutOfDate
 from bedplate.agent.images import RESERVE_BYTES, ImageCache
 from bedplate.agent.pool_io import PoolIo
 from bedplate.agent.state import write_whole
 from bedplate.model.agent_protocol import Pool
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import Generation, MachineUid, ServerName, StoreId
+from bedplate.model.ids import Digest, Generation, MachineUid, ServerName, StoreId
 from bedplate.model.inventory import PoolView
 
-SIDECAR = "volume.json"
 DISK = "disk.qcow2"
+
+log = logging.getLogger("bedplate.agent")
+
 ABANDONED_SECONDS = 3600
 """A half-made folder without a mark is another agent's at work, unless nobody touched it for so long."""
 
@@ -46,6 +50,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerName
     name: str = ""
     image: str = ""
+    boots: tuple[str, ...] = ()
+    """Digests of what it boots beside its disk."""
 
 
 class DiskPool:
@@ -53,12 +59,13 @@ class DiskPool:
 
     def __init__(self, pool: Pool, store: StoreId, server: ServerName) -> None:
         self.pool = pool
-        self.images = ImageCache(Path(pool.path) / "images")
+        self.images = ImageCache(Path(pool.path) / "images", store)
         self._store = store
         self._server = server
         self._machines = Path(pool.path) / "machines"
         self._retained = Path(pool.path) / "retained"
         self._making = threading.Lock()
+        self._standing = BaseReader(self._machines, self._retained)
         self.direct = True
         self.io = PoolIo(pool.name)
 
@@ -77,6 +84,7 @@ class DiskPool:
             ours = volume is not None and volume.store == self._store and volume.server == self._server
             if ours or (volume is None and leftover.stat().st_mtime < time.time() - ABANDONED_SECONDS):
                 _remove(leftover)
+        self.images.clear_parts()
         self.direct = _direct_io(self._machines)
 
     def view(self) -> PoolView:
@@ -89,7 +97,24 @@ class DiskPool:
             free_mib=usage.free >> 20,
             shared=self.shared,
             images=self.images.digests(),
+            unused=self._unused(),
         )
+
+    def _unused(self) -> tuple[Digest, ...]:
+        """Image files of this store that no disk here stands on; none while that can't be told of all disks."""
+        wanted = self.images.wanted()
+        try:
+            in_use = self._standing.glance() if wanted else None
+        except OSError as error:
+            log.warning("disk pool %s: it can't be told what its disks stand on: %s", self.pool.name, error)
+            in_use = None
+        return () if in_use is None else tuple(d for d in wanted if d not in in_use)
+
+    def drop_image(self, digest: Digest, stop: threading.Event) -> str:
+        """Delete an image's file that no disk stands on. Raises as `ImageCache.drop` does, and `OSError` where it can't
+        be told what the disks stand on."""
+        mounts.check(self.pool)
+        return self.images.drop(digest, self._standing.read, stop)
 
     # --- machines' disks ----------------------------------------------------------------------------------------
 
@@ -142,10 +167,11 @@ class DiskPool:
         beside.mkdir(mode=0o711)
         try:
             write_whole(beside / SIDECAR, msgspec.json.encode(self._mark(machine)))
-            self._clone(machine, beside / DISK)
-            if folder.exists():  # ours, without a disk: a crash between
-                _remove(folder)
-            os.rename(beside, folder)
+            with self.images.standing_on(machine.image.disk):
+                self._clone(machine, beside / DISK)
+                if folder.exists():  # ours, without a disk: a crash between
+                    _remove(folder)
+                os.rename(beside, folder)
         except OSError as error:
             raise _disk_fault(error, f"the disk of {machine.name}") from error
         finally:
@@ -217,6 +243,7 @@ class DiskPool:
             server=self._server,
             name=f"{machine.namespace}/{machine.name}",
             image=machine.image.disk,
+            boots=tuple(sorted(machine.image.pooled - {machine.image.disk})),
         )
 
     def _adopt(self, machine: MachineEntry) -> None:

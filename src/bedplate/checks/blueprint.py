@@ -13,7 +13,14 @@ import msgspec
 from bedplate.checks import metal
 from bedplate.checks.tables import Tables, unique_things
 from bedplate.model import leases, quantity
-from bedplate.model.blueprint import AnyEntry, ClusterEntry, MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.blueprint import (
+    AnyEntry,
+    CachedImageEntry,
+    ClusterEntry,
+    MachineEntry,
+    MetalEntry,
+    ServerEntry,
+)
 from bedplate.model.cpus import HOST
 from bedplate.model.ids import Key, ServerName, key
 from bedplate.model.inventory import ClusterView
@@ -102,6 +109,8 @@ def _entry(inp: PlanInput, t: Tables, k: Key, old: AnyEntry | None, new: AnyEntr
         yield from _server(inp, old, new)
     elif isinstance(new, MetalEntry):
         yield from _bare(inp, t, old if isinstance(old, MetalEntry) else None, new)
+    elif isinstance(new, CachedImageEntry):
+        yield from _cached_image(inp, t, new)
     elif new is None and isinstance(old, MetalEntry):
         yield from (Finding(key=k, rule="4", sentence=said) for said in metal.let_go(t, old))
     elif new is None and isinstance(old, MachineEntry):
@@ -278,6 +287,22 @@ def _gone(inp: PlanInput, t: Tables, old: MachineEntry) -> Iterator[Finding]:
             yield finding("9", f"its disk is still on {seen.value.server}")
     if any(a.running for a in inp.attempts.get(old.key, {}).values()):
         yield finding("4", "a step on it is still running")
+
+
+def _cached_image(inp: PlanInput, t: Tables, new: CachedImageEntry) -> Iterator[Finding]:
+    """An image's file may only be deleted where no disk stands on it and nothing may want it (rule 9)."""
+    if new.desired != "absent":
+        return
+    would = f"image file {new.digest} would be deleted from disk pool {new.disk_pool} of {new.server}"
+    if t.image_files[new.digest] > 0:
+        yield Finding(key=new.key, rule="9", sentence=f"{would}, but a machine was made from it")
+    for image in inp.spec.images.values():
+        if new.digest in {image.spec.disk.digest, image.spec.kernel.digest, image.spec.initrd.digest}:
+            yield Finding(key=new.key, rule="9", sentence=f"{would}, but image {image.metadata.name} is declared")
+    seen = inp.inventory.server(new.server)
+    pool = seen.value.pool(new.disk_pool) if seen is not None else None
+    if pool is None or new.digest not in pool.unused or not _usable(inp, new.server):
+        yield Finding(key=new.key, rule="9", sentence=f"{would}, but its agent does not say that no disk stands on it")
 
 
 # --- servers --------------------------------------------------------------------------------------------------

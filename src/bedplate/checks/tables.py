@@ -19,6 +19,8 @@ class Tables:
         """Things of which there may be one: `("address", network, address)`, `("name", namespace, name)` and so on."""
         self.memory_mib: Counter[ServerName] = Counter()
         self.cpus: Counter[ServerName] = Counter()
+        self.image_files: Counter[str] = Counter()
+        """How many machines were made from each image file."""
         self.planes: dict[ClusterKey, dict[Key, MachineEntry]] = defaultdict(dict)
         for entry in blueprint.entries.values():
             self.change(entry.key, entry)
@@ -37,6 +39,8 @@ class Tables:
             self.taken[thing] += sign
         if not isinstance(entry, MachineEntry):
             return
+        for digest in {entry.image.disk, entry.image.kernel, entry.image.initrd}:
+            self.image_files[digest] += sign
         for server in servers_of(entry):
             self.memory_mib[server] += sign * entry.memory_mib
             self.cpus[server] += sign * entry.cpu

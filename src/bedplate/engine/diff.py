@@ -13,6 +13,7 @@ from bedplate.engine.diff_nodes import drained, joined, leave_behind
 from bedplate.engine.wanted import SATISFIED, Next, World, attempt, cluster_view, domain_at, is_node_of, usable, wait
 from bedplate.model.blueprint import (
     BASE_ADDON,
+    CachedImageEntry,
     ClusterEntry,
     MachineEntry,
     MetalEntry,
@@ -31,6 +32,7 @@ from bedplate.model.steps import (
     DefineDomain,
     DeleteRetained,
     DeleteVolume,
+    DropImage,
     DropSecrets,
     ForgetDomain,
     InstallAddons,
@@ -64,6 +66,8 @@ def next_for(world: World, key: Key) -> Next:
             return _cluster(world, entry)
         case RetainedDiskEntry():
             return _retained_disk(world, entry)
+        case CachedImageEntry():
+            return _cached_image(world, entry)
         case ServerEntry():
             return _server(world, entry)
         case MetalEntry():
@@ -345,6 +349,19 @@ def _retained_disk(world: World, r: RetainedDiskEntry) -> Next:
         return wait(Waiting.SERVER, f"server {r.server} is not connected")
     step = DeleteRetained(server=r.server, disk_pool=r.disk_pool, uid=r.uid, generation=r.generation)
     return Next(step=step, reason="it is no longer to be kept")
+
+
+def _cached_image(world: World, e: CachedImageEntry) -> Next:
+    if e.desired == "present":
+        return SATISFIED
+    if not usable(world, e.server):
+        return wait(Waiting.SERVER, f"server {e.server} is not connected")
+    seen = world.inventory.server(e.server)
+    pool = seen.value.pool(e.disk_pool) if seen is not None else None
+    if pool is None or e.digest not in pool.unused:
+        return SATISFIED  # planning sees that too
+    step = DropImage(server=e.server, disk_pool=e.disk_pool, digest=e.digest)
+    return Next(step=step, reason="nothing needs it any more")
 
 
 Family = Literal["agent", "bootstrap", "kubernetes", "bmc"]

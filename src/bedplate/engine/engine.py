@@ -191,7 +191,7 @@ class Engine:
         if full and source.startswith("agent/"):
             # Absence counts only from now on: all machines of that server are looked at anew.
             name = ServerName(source.removeprefix("agent/"))
-            machines = {*self.index.by_server.get(name, ()), key("metal", name)}
+            machines = {*self.index.by_server.get(name, ()), *self.index.cached.get(name, ()), key("metal", name)}
             self._look.update(machines)
             self._look.update(key("machine", o.value.uid) for o in observations if isinstance(o.value, DomainView))
             self._news(machines)

@@ -191,6 +191,9 @@ class Projection:
             return shown_key, type(self._shown[shown_key]).__name__
         if about in self._shown:
             return about, type(self._shown[about]).__name__
+        if about.startswith("cached-image/"):  # of a server's disk pool
+            pool = key("diskpool", about.split("/")[2])
+            return (pool, "DiskPool") if pool in self._shown else None
         entry = blueprint.entries.get(about)
         if isinstance(entry, MachineEntry):
             if entry.is_node:

@@ -9,7 +9,15 @@ from collections.abc import Iterable
 import msgspec
 
 from bedplate.model.attempts import Attempt
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry
+from bedplate.model.blueprint import (
+    AnyEntry,
+    Blueprint,
+    CachedImageEntry,
+    ClusterEntry,
+    MachineEntry,
+    MetalEntry,
+    RetainedDiskEntry,
+)
 from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName, cluster_key, key
 from bedplate.model.inventory import (
     AnyView,
@@ -277,6 +285,8 @@ class BlueprintIndex:
         """How many machines have an address of each network."""
         self.retained: Counter[str] = Counter()
         """How many disks are retained in each disk pool."""
+        self.cached: dict[ServerName, set[Key]] = defaultdict(set)
+        """Entries of image files by their server."""
         self.control_planes: dict[Key, tuple[MachineEntry, ...]] = {}
         self._control_plane_of: dict[Key, ClusterKey] = {}
         for entry in blueprint.entries.values():
@@ -288,6 +298,8 @@ class BlueprintIndex:
             self._remove(old)
         elif isinstance(old, RetainedDiskEntry):
             self.retained[old.disk_pool] -= 1
+        elif isinstance(old, CachedImageEntry):
+            self.cached[old.server].discard(old.key)
         elif isinstance(old, MetalEntry) and old.left is not None:
             self.by_node.pop((old.left.cluster, old.left.name), None)
         if new is not None:
@@ -312,6 +324,8 @@ class BlueprintIndex:
             self.by_cluster[entry.cluster].add(entry.key)
         elif isinstance(entry, RetainedDiskEntry):
             self.retained[entry.disk_pool] += 1
+        elif isinstance(entry, CachedImageEntry):
+            self.cached[entry.server].add(entry.key)
         elif isinstance(entry, MetalEntry) and entry.left is not None:
             self.by_node[entry.left.cluster, entry.left.name] = entry.key
         if not isinstance(entry, MachineEntry):
@@ -334,7 +348,8 @@ class BlueprintIndex:
         """Entries that may need another look because of this view."""
         match view:
             case ServerView() | BmcView():  # of a bare server, power tells whether its machine has ended
-                return (key("server", view.server), key("metal", view.server), *self.by_server.get(view.server, ()))
+                mine = (*self.by_server.get(view.server, ()), *self.cached.get(view.server, ()))
+                return (key("server", view.server), key("metal", view.server), *mine)
             case DomainView():
                 return self._with_cluster(key("machine", view.uid))
             case NodeView():

@@ -25,6 +25,7 @@ from bedplate.model.steps import (
     DeleteRetained,
     DeleteVolume,
     Done,
+    DropImage,
     PullImage,
     RemoveDomain,
     RetainVolume,
@@ -45,7 +46,7 @@ class Work(StrEnum):
     OWN = "Bedplate"
 
 
-_DISK = PullImage | CreateVolume | DeleteVolume | RetainVolume | DeleteRetained
+_DISK = PullImage | CreateVolume | DeleteVolume | RetainVolume | DeleteRetained | DropImage
 _HYPERVISOR = DefineDomain | StartDomain | StopDomain | RemoveDomain
 
 

@@ -83,6 +83,11 @@ class ImageRef(msgspec.Struct, frozen=True, kw_only=True):
     command_line: str = ""
     bootstrap: Literal["guest-agent", "cloud-init"] = "guest-agent"
 
+    @property
+    def pooled(self) -> frozenset[Digest]:
+        """Its files that lie in the disk pools of its machines."""
+        return frozenset({self.disk, self.kernel, self.initrd} - {Digest("")})
+
 
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
     """The machine's interface with its one address."""
@@ -223,6 +228,22 @@ class RetainedDiskEntry(Entry, frozen=True, kw_only=True, tag="retained-disk"):
         return key("retained-disk", self.uid)
 
 
+class CachedImageEntry(Entry, frozen=True, kw_only=True, tag="cached-image"):
+    """A file in a server's disk pool that came with an image and that nothing needs any more. One that is needed has
+    no entry."""
+
+    server: ServerName
+    disk_pool: str
+    digest: Digest
+    desired: Literal["present", "absent"] = "present"
+    since: float
+    """When planning first saw that nothing needs it; seconds since the epoch."""
+
+    @property
+    def key(self) -> Key:
+        return key("cached-image", self.server, self.disk_pool, self.digest)
+
+
 MetalState = Literal[
     "inspecting",
     "testing",
@@ -317,7 +338,7 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
         return self.role == "hypervisor" and self.state != "quarantined"
 
 
-AnyEntry = MetalEntry | ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry
+AnyEntry = MetalEntry | ClusterEntry | MachineEntry | ServerEntry | RetainedDiskEntry | CachedImageEntry
 
 
 class Blueprint(msgspec.Struct, frozen=True, kw_only=True):

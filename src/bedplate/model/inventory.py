@@ -25,6 +25,8 @@ class PoolView(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     images: tuple[Digest, ...] = ()
     """Digests of verified image files in this pool's cache."""
+    unused: tuple[Digest, ...] = ()
+    """Of those that were fetched for this store: the ones that no disk in the pool, whosever it is, stands on."""
 
 
 class ServerView(msgspec.Struct, frozen=True, kw_only=True, tag_field="view", tag="server"):

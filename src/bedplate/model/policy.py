@@ -72,6 +72,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """kubeadm init or join; 106 s seen under software emulation."""
     node_timeout: float = 300.0
     """From a finished join to Ready."""
+    image_kept: float = 3600.0
+    """Seconds that an image's files stay in a disk pool once nothing needs them: who deletes an Image to declare it
+    anew within the hour does not want gigabytes sent to every server again."""
     metal_boot_timeout: float = 1800.0
     """From a bare server's power-on to the agent in its RAM system or on its disk: firmware that trains much memory and
     tests its cards takes over 15 min."""

@@ -11,6 +11,7 @@ import msgspec
 
 from bedplate.model.blueprint import ClusterEntry, ImageRef, MachineEntry, MetalEntry, ServerEntry
 from bedplate.model.ids import (
+    Digest,
     Epoch,
     Generation,
     Key,
@@ -140,6 +141,21 @@ class DeleteRetained(_Step, frozen=True, kw_only=True, tag="DeleteRetained"):
     @property
     def target(self) -> Key:
         return key("retained-disk", self.uid)
+
+
+class DropImage(_Step, frozen=True, kw_only=True, tag="DropImage"):
+    """Delete an image's file from a pool's cache, where this store fetched it and no disk in the pool stands on it.
+
+    Done too where it is not there, and where it stays because another store has asked for it.
+    """
+
+    server: ServerName
+    disk_pool: str
+    digest: Digest
+
+    @property
+    def target(self) -> Key:
+        return key("cached-image", self.server, self.disk_pool, self.digest)
 
 
 # --- on a cluster -------------------------------------------------------------------------------------------------
@@ -340,6 +356,7 @@ HypervisorStep = (
     | DeleteVolume
     | RetainVolume
     | DeleteRetained
+    | DropImage
 )
 BootstrapStep = MakeSecrets | DropSecrets | Bootstrap | RemoveEtcdMember | RestartKubelet
 KubernetesStep = (

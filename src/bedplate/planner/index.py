@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from bedplate.model.blueprint import (
     AnyEntry,
     Blueprint,
+    CachedImageEntry,
     ClusterEntry,
     ImageRef,
     MachineEntry,
@@ -28,10 +29,11 @@ from bedplate.model.spec import Spec
 from bedplate.model.whereabouts import servers_of
 from bedplate.planner.addresses import NetworkState, count_machine
 from bedplate.planner.fleet import Fleet
+from bedplate.planner.image_files import ImageFiles
 
 Unit = Key
 """What is planned as one: `cluster/...` with its pools and machines, `virtualmachine/...`, `retained-disk/...`,
-`server/...` (is it alive), and `FLEET`: what can only be decided over all servers."""
+`server/...` (is it alive), `image-cache/...` of a server, and `FLEET`: what can only be decided over all servers."""
 
 FLEET = Key("fleet/default")
 
@@ -66,6 +68,7 @@ class Index:
         self._running: dict[ClusterKey, dict[Key, list[MachineEntry]]] = {}
         self._carried: dict[Key, MachineEntry] = {}
         self.images = Images(spec)
+        self.image_files = ImageFiles(self.images.files)
         self.compared: dict[Key, Compared] = {}
         """Pools all of whose machines were found to be as declared."""
         self.as_declared: dict[MachineUid, tuple[MachineEntry, MachineShape, ImageRef | None, str]] = {}
@@ -122,6 +125,7 @@ class Index:
         """Set an entry."""
         self.unsettle(entry.key)
         old = self.entries.get(entry.key)
+        self.image_files.follow(old, entry)
         if isinstance(old, MachineEntry) and isinstance(entry, MachineEntry) and _same_place(old, entry):
             self._link(entry)
         else:
@@ -134,6 +138,7 @@ class Index:
         """Take an entry out."""
         self.unsettle(k)
         gone = self.entries.pop(k)
+        self.image_files.follow(gone, None)
         self._forget(gone)
         if isinstance(gone, MetalEntry):
             self.fleet.wish(gone.server, "free")
@@ -156,6 +161,8 @@ class Index:
                 count_machine(self.network(entry.nic.network), entry, 1)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] += 1
+            case CachedImageEntry():
+                pass  # see `image_files`
 
     def _forget(self, entry: AnyEntry) -> None:
         match entry:
@@ -175,6 +182,8 @@ class Index:
                 count_machine(self.network(entry.nic.network), entry, -1)
             case RetainedDiskEntry():
                 self.names[entry.namespace, entry.name] -= 1
+            case CachedImageEntry():
+                pass
 
     def _link(self, m: MachineEntry) -> None:
         for server in servers_of(m):
@@ -303,8 +312,10 @@ class Index:
         units.update(key("server", name) for name, machines in self.by_server.items() if machines)
         units.update(key("metal", s.metadata.name) for s in spec.servers.values() if s.spec.accepted)
         units.add(FLEET)
+        units.update(self.image_files.units(self.fleet))
         for entry in self.entries.values():
-            units.add(self.unit_of(entry) if isinstance(entry, MachineEntry) else entry.key)
+            if not isinstance(entry, CachedImageEntry):
+                units.add(self.unit_of(entry) if isinstance(entry, MachineEntry) else entry.key)
         return units
 
     # --- time ---
@@ -390,6 +401,9 @@ class Images:
             if image.spec.system == "hypervisor" and image.spec.metal.digest:
                 self.newest_host = image.metadata.name
                 self.hosts.add(image.metadata.name)
+        files = (image_ref(i).pooled for i in spec.images.values())
+        self.files: frozenset[Digest] = frozenset().union(*files)
+        """Files of all images that are declared, also of those that are being deleted."""
         self.releases = {r.spec.version for r in spec.releases.values() if not r.metadata.deletion_timestamp}
 
 

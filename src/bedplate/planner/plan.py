@@ -19,6 +19,8 @@ from bedplate.planner import (
     clusters,
     control_plane,
     deletion,
+    image_caches,
+    image_files,
     leaving,
     maintain,
     metal,
@@ -102,7 +104,7 @@ def _round(p: Planning, units: set[Unit]) -> set[Unit]:
     if FLEET in units and p.index.autos:
         p.enter(FLEET)
         roles.decide(p)
-    again = set(p.round_changed)
+    again = p.round_changed | p.index.image_files.turned(p.index.fleet)
     if p.freed:
         again |= p.index.waiters
     return again
@@ -132,6 +134,8 @@ def _let_go(p: Planning, unit: Unit) -> None:
             pass
         case "retained-disk":
             retained_disks.advance(p, unit)
+        case "image-cache":
+            image_caches.advance(p, unit)
         case _:
             raise AssertionError(f"no duty plans {unit}")
 
@@ -180,7 +184,9 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
             if index.metal(name) is not None:  # its power may be what its machine waits on
                 mine |= set(index.units_on(name))
             mine |= _bare(inp, index, name)
-            if not index.refresh_server(inp.spec, inp.inventory, name):
+            told_more = index.refresh_server(inp.spec, inp.inventory, name)
+            mine |= set(index.image_files.concerns(name, index.fleet))
+            if not told_more:
                 return mine | index.waiters  # only free space is new, which nobody asks for who is placed
             return {*mine, *index.units_on(name), *index.waiters, FLEET}
         case "metal":
@@ -199,6 +205,8 @@ def _units_of_one(inp: PlanInput, index: Index, k: Key, kind: str, rest: str) ->
             return _known(inp, index, key("cluster", rest))
         case "image":  # the target of a PullImage: image/<pool>/<server>/<digest>
             return set(index.units_on(ServerName(rest.split("/")[1])))
+        case "cached-image":  # the target of a DropImage: cached-image/<server>/<pool>/<digest>
+            return {image_files.unit_of(ServerName(rest.split("/")[0]))}
         case _:  # machine/<uid>, domain/<server>/<uid>, retained-disk/<uid>, retained-disk-view/<server>/<uid>
             uid = MachineUid(rest.rpartition("/")[2])
             unit = index.unit_of_uid(uid)

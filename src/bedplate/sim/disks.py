@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bedplate.model.blueprint import MachineEntry
 from bedplate.model.ids import Digest, MachineUid
-from bedplate.model.steps import DeleteRetained, Done, Failed, PullImage
+from bedplate.model.steps import DeleteRetained, Done, DropImage, Failed, PullImage
 from bedplate.sim import truth, views
 from bedplate.sim.things import SimDomain, SimPool, SimServer, SimVolume
 from bedplate.sim.world import World
@@ -29,9 +29,23 @@ def have(world: World, server: SimServer, pool: SimPool, *digests: Digest) -> Fa
         return Failed(reason="DiskFull", message=f"disk pool {pool.name} has no room: make room in it")
     if wanted:
         pool.images |= wanted
-        for name in world.sharers[pool.name] if pool.shared else [server.name]:
-            world.touch_server(world.servers[name])
+        world.touch_pool(server, pool)
     return None
+
+
+def drop_image(world: World, server: SimServer, step: DropImage) -> Failed | Done:
+    """Delete an image's file that no disk stands on."""
+    pool = pool_of(server, step.disk_pool)
+    if isinstance(pool, Failed):
+        return pool
+    if step.digest not in pool.images:
+        return Done(message=f"image file {step.digest} was not there")
+    if pool.used_by[step.digest] > 0:
+        return Failed(reason="ImageInUse", message=f"a disk stands on image file {step.digest}: it stays")
+    pool.images.discard(step.digest)
+    truth.dropped_image(world, pool, step.digest)
+    world.touch_pool(server, pool)
+    return Done(message=f"image file {step.digest} is deleted")
 
 
 def own_domain(world: World, server: SimServer, m: MachineEntry) -> SimDomain | Failed | None:
@@ -91,6 +105,7 @@ def create_volume(world: World, server: SimServer, m: MachineEntry) -> Failed | 
         size_mib=m.disk_mib,
         store=world.store,
         generation=m.generation,
+        images=m.image.pooled,
     )
     world.add_volume(server, volume)
     return None
@@ -144,6 +159,7 @@ def retain(world: World, server: SimServer, m: MachineEntry) -> Failed | None:
     if volume is None:
         return Failed(reason="VolumeMissing", message=f"there is no disk of {m.name} to retain", permanent=True)
     volume.pool.used_mib += volume.size_mib  # it is moved, not deleted
+    world.stands(server, volume)
     server.retained[m.uid] = volume
     world.touch_retained(server, m.uid)
     return None
@@ -160,5 +176,6 @@ def delete_retained(world: World, server: SimServer, step: DeleteRetained) -> Fa
     volume = server.retained.pop(step.uid, None)
     if volume is not None:
         volume.pool.used_mib -= volume.size_mib
+        world.stands(server, volume, -1)
     world.touch_retained(server, step.uid)
     return Done(views=(views.retained_view(world, server, step.uid),))

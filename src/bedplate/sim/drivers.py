@@ -17,6 +17,7 @@ from bedplate.model.steps import (
     DeleteRetained,
     DeleteVolume,
     Done,
+    DropImage,
     Failed,
     ForgetDomain,
     HypervisorStep,
@@ -76,7 +77,7 @@ def _on_agent(world: World, durations: Durations, step: HypervisorStep, ticket: 
     server = world.servers.get(step.server)
     if server is None or not (server.connected or server.half == "down"):
         return Failed(reason="NotConnected", message=f"the agent of {step.server} is not connected")
-    machine = None if isinstance(step, PullImage | DeleteRetained) else step.machine
+    machine = None if isinstance(step, PullImage | DeleteRetained | DropImage) else step.machine
     refused = admit(world, server, ticket, machine)
     if refused is not None:
         return refused
@@ -129,6 +130,8 @@ def _do(world: World, durations: Durations, server: SimServer, step: HypervisorS
             return disks.pull(world, server, step)
         case DeleteRetained():
             return disks.delete_retained(world, server, step)
+        case DropImage():
+            return disks.drop_image(world, server, step)
         case StartDomain():
             return _start(world, durations, server, step.machine)
         case CreateVolume():

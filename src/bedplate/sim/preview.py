@@ -14,7 +14,16 @@ import msgspec
 
 from bedplate.engine.engine import Engine
 from bedplate.model.attempts import Attempts
-from bedplate.model.blueprint import AnyEntry, Blueprint, ClusterEntry, MachineEntry, MetalEntry, ServerEntry
+from bedplate.model.blueprint import (
+    AnyEntry,
+    Blueprint,
+    CachedImageEntry,
+    ClusterEntry,
+    MachineEntry,
+    MetalEntry,
+    RetainedDiskEntry,
+    ServerEntry,
+)
 from bedplate.model.ids import Key, StoreId
 from bedplate.model.inventory import ClusterView, Inventory
 from bedplate.model.kinds.base import Object
@@ -277,8 +286,10 @@ def _name(entry: AnyEntry) -> str:
             return f"cluster/{entry.cluster.split('/')[-1]}"
         case ServerEntry() | MetalEntry():
             return f"server/{entry.server}"
-        case _:
+        case RetainedDiskEntry():
             return f"retaineddisk/{entry.name}"
+        case CachedImageEntry():
+            return f"image file {entry.digest[:19]} in diskpool/{entry.disk_pool} on {entry.server}"
 
 
 def _target(step: Step, names: Mapping[Key, str]) -> str:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from bedplate.model.blueprint import Blueprint, ClusterEntry, MachineEntry, MetalEntry, RetainedDiskEntry, ServerEntry
+from collections import Counter
+
+from bedplate.model.blueprint import (
+    Blueprint,
+    CachedImageEntry,
+    ClusterEntry,
+    MachineEntry,
+    MetalEntry,
+    RetainedDiskEntry,
+    ServerEntry,
+)
 from bedplate.model.ids import ServerName, StoreId
 from bedplate.model.inventory import ClusterView, DomainView, Inventory, NodeView, PoolView, ServerView
 from bedplate.model.spec import Spec
@@ -27,7 +37,7 @@ def world_from(spec: Spec, inventory: Inventory, blueprint: Blueprint, store: St
                 _cluster(world, inventory, entry)
             case RetainedDiskEntry():
                 _retained(world, entry)
-            case MachineEntry() | ServerEntry() | MetalEntry():
+            case MachineEntry() | ServerEntry() | MetalEntry() | CachedImageEntry():
                 pass
     for m in blueprint.machines():
         for seen in inventory.domains(m.uid):
@@ -69,6 +79,7 @@ def _pool(view: PoolView) -> SimPool:
         capacity_mib=view.capacity_mib,
         shared=view.shared,
         images=set(view.images),
+        used_by=Counter(set(view.images) - set(view.unused)),
         used_mib=view.capacity_mib - view.free_mib,
     )
 
@@ -98,7 +109,9 @@ def _machine(world: World, m: MachineEntry, view: DomainView) -> None:
 def _volume(world: World, server: SimServer, m: MachineEntry, pool: str) -> SimVolume:
     kept = server.pools.setdefault(pool, SimPool(pool))
     kept.used_mib -= m.disk_mib  # it counts already in what was seen of the pool
-    return SimVolume(uid=m.uid, server=server.name, pool=kept, size_mib=m.disk_mib, store=world.store)
+    return SimVolume(
+        uid=m.uid, server=server.name, pool=kept, size_mib=m.disk_mib, store=world.store, images=m.image.pooled
+    )
 
 
 def _retained(world: World, entry: RetainedDiskEntry) -> None:

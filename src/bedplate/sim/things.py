@@ -6,6 +6,7 @@ Nothing in here does anything by itself; how things change is told in the module
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,8 @@ class SimPool:
     capacity_mib: int = 1_000_000
     shared: bool = False
     images: set[Digest] = field(default_factory=set[Digest])
+    used_by: Counter[Digest] = field(default_factory=Counter[Digest])
+    """How many disks, retained ones too, stand on each image file or boot from it."""
     used_mib: int = 0
     full: bool = False
     """A fault: nothing more can be written."""
@@ -55,7 +58,15 @@ class SimPool:
             free_mib=0 if self.full else max(0, self.capacity_mib - self.used_mib),
             shared=self.shared,
             images=tuple(sorted(self.images)),
+            unused=tuple(sorted(d for d in self.images if self.used_by[d] <= 0)),
         )
+
+    def stands(self, volume: SimVolume, sign: int = 1) -> bool:
+        """Count a disk in, or out; True where a file came into use or out of it by that."""
+        before = {d for d in volume.images if self.used_by[d] > 0}
+        for digest in volume.images:
+            self.used_by[digest] += sign
+        return before != {d for d in volume.images if self.used_by[d] > 0}
 
 
 @dataclass(eq=False)
@@ -73,6 +84,8 @@ class SimVolume:
     joined: ClusterKey | None = None
     member: bool = False
     """Holds an etcd member's data."""
+    images: frozenset[Digest] = frozenset()
+    """Image files that it stands on and boots from."""
 
 
 # --- machines -----------------------------------------------------------------------------------------------------

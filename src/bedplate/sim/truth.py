@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from bedplate.model.blueprint import MachineEntry
-from bedplate.model.ids import ClusterKey, Key, MachineUid, ServerName
-from bedplate.sim.things import SimCluster, SimDisk, SimDomain, SimServer
+from bedplate.model.ids import ClusterKey, Digest, Key, MachineUid, ServerName
+from bedplate.sim.things import SimCluster, SimDisk, SimDomain, SimPool, SimServer
 from bedplate.sim.world import LIVE, Identity, World, identities
 
 MANY = 0.3
@@ -115,6 +115,23 @@ def last_copy(world: World, uid: MachineUid) -> str:
     if uid in members and not any(v is not None and v.member and v.joined == cluster.key for v in others):
         return cluster.key
     return ""
+
+
+def dropped_image(world: World, pool: SimPool, digest: Digest) -> None:
+    """An image's file was deleted from a pool: no disk there, retained or not, may have lost what it stands on
+    (rule 9), and no machine there what it boots from."""
+    for server in world.servers.values():
+        if server.pools.get(pool.name) is not pool:
+            continue
+        for kind, disks in (("disk", server.volumes), ("retained disk", server.retained)):
+            for uid, volume in disks.items():
+                if volume.pool is pool and digest in volume.images:
+                    said = f"the {kind} of {uid} on {server.name} lost image file {digest} that it stands on"
+                    world.violation("rule 9", said)
+        for domain in server.domains.values():
+            m = domain.hardware or domain.entry
+            if m.disk_pool == pool.name and digest in m.image.pooled and domain.store == world.store:
+                world.violation("order", f"{m.name} on {server.name} lost image file {digest} that it boots from")
 
 
 # --- acts that are bounded ----------------------------------------------------------------------------------------

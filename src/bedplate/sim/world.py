@@ -329,14 +329,26 @@ class World:
         volume.server = server.name
         volume.pool.volumes[volume.uid] = volume
         volume.pool.used_mib += volume.size_mib
+        self.stands(server, volume)
         self.disks[volume.uid] = volume
         self.touch(server, volume.uid)
+
+    def stands(self, server: SimServer, volume: SimVolume, sign: int = 1) -> None:
+        """Count a disk among those that stand on its images, or (-1) no more; whoever serves the pool tells it."""
+        if volume.pool.stands(volume, sign):
+            self.touch_pool(server, volume.pool)
+
+    def touch_pool(self, server: SimServer, pool: SimPool) -> None:
+        """What a pool holds of images changed."""
+        for name in self.sharers[pool.name] if pool.shared else [server.name]:
+            self.touch_server(self.servers[name])
 
     def drop_volume(self, server: SimServer, uid: MachineUid) -> SimVolume | None:
         """Delete a machine's disk."""
         volume = server.volumes.pop(uid, None)
         if volume is not None:
             volume.pool.used_mib -= volume.size_mib
+            self.stands(server, volume, -1)
             if volume.pool.volumes.get(uid) is volume:
                 del volume.pool.volumes[uid]
             if self.disks.get(uid) is volume:

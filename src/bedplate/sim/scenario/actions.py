@@ -480,6 +480,8 @@ def _key(sim: Simulator, cast: Cast, text: str) -> Key:
     kind, _, name = text.partition("/")
     if kind == "server":
         return key("server", cast.server(name))
+    if kind == "image":
+        return key(kind, name)
     return key(kind, setting.NAMESPACE, name)
 
 
