@@ -102,18 +102,28 @@ def images() -> list[Cached]:
 
 
 def remove_image(name: str) -> bool:
-    """Delete it from the cache; False: it was not there."""
-    host = hypervisors_of.remove_hypervisor_image(name)
-    if host is not None:
-        pieces.remove(host.disk.sha256)
-        return True
+    """Delete it from the cache; False: it was not there. Raises `UserError` where another process uses it."""
     try:
-        found = images_of.find_image(name)
+        host = hypervisors_of.remove_hypervisor_image(name)
+        if host is not None:
+            pieces.remove(host.disk.sha256)
+            return True
+        found = next((i for i in images_of.list_images() if name in (i.name, i.kubernetes_version)), None)
+        if found is None:
+            return False
         images_of.remove_image(name)
         pieces.remove(found.disk.sha256)
-    except ArtifactError:
-        return False
+    except ArtifactError as error:
+        raise UserError(str(error)) from error
     return True
+
+
+def remove_release(version: str) -> bool:
+    """Delete it from the cache; False: it was not there. Raises `UserError` where another process uses it."""
+    try:
+        return releases_of.remove_release(version) is not None
+    except ArtifactError as error:
+        raise UserError(str(error)) from error
 
 
 def cached() -> list[Built]:
@@ -133,7 +143,10 @@ def _created(kind: str, key: str) -> float:
 
 
 def _cached_release(version: str) -> ReleaseBuild | None:
-    return next((r for r in releases_of.list_releases() if r.version == version.removeprefix("v")), None)
+    found = next((r for r in releases_of.list_releases() if r.version == version.removeprefix("v")), None)
+    if found is not None:
+        releases_of.use(found)
+    return found
 
 
 def _known_release(version: str) -> ReleaseBuild:

@@ -32,7 +32,7 @@ class Cached(NamedTuple):
 
 def build(args: argparse.Namespace, what: str, make: Callable[[Say], Built]) -> int:
     """Build with progress, then register where a controller runs."""
-    session = _session(args)
+    session = session_if_any(args)
     began = time.monotonic()
     try:
         with board() as view:
@@ -78,7 +78,7 @@ def register(args: argparse.Namespace, built: Built) -> int:
 
 def listing(args: argparse.Namespace, plural: str, cached: list[Cached]) -> int:
     """Show the cache beside what the controller knows."""
-    session = _session(args)
+    session = session_if_any(args)
     known: dict[str, dict[str, Any]] = {}
     if session is not None:
         for obj in session.client.get(session.kind(plural).path()).get("items") or ():
@@ -94,20 +94,40 @@ def listing(args: argparse.Namespace, plural: str, cached: list[Cached]) -> int:
 
 def remove(args: argparse.Namespace, plural: str, name: str, forget: Callable[[str], bool]) -> int:
     """Remove from the controller first (it refuses what is in use), then from the cache."""
-    session = _session(args)
+    session = session_if_any(args)
     what = plural.removesuffix("s")
-    gone = False
-    if session is not None:
-        try:
-            session.client.request("DELETE", session.kind(plural).path(name=name))
-            gone = True
-        except ApiError as error:
-            if error.code != 404:
-                raise
+    gone = session is not None and _unregister(session, plural, name)
     if not forget(name) and not gone:
         raise UserError(f'there is no {what} "{name}"; see `bedplate {what} ls`')
     print(f"{what} {name} removed")
     return 0
+
+
+def remove_release(args: argparse.Namespace, word: str, forget: Callable[[str], bool]) -> int:
+    """The same for a release, by its version or by the name that its object has."""
+    session = session_if_any(args)
+    version, names = word.removeprefix("v"), [word]
+    if session is not None:
+        objects = session.client.get(session.kind("releases").path()).get("items") or ()
+        known = {str(o["metadata"]["name"]): str(o["spec"]["version"]) for o in objects}
+        version = known.get(word, version)
+        names = [name for name, its in known.items() if its == version]
+    gone = session is not None and sum(_unregister(session, "releases", n) for n in names) > 0
+    if not forget(version) and not gone:
+        raise UserError(f'there is no release "{word}"; see `bedplate release ls`')
+    print(f"release {version} removed; `bedplate cache prune` removes what it was made from")
+    return 0
+
+
+def _unregister(session: Session, plural: str, name: str) -> bool:
+    """Delete it at the controller; False: it has none of that name. Raises `ApiError` where it is in use."""
+    try:
+        session.client.request("DELETE", session.kind(plural).path(name=name))
+    except ApiError as error:
+        if error.code != 404:
+            raise
+        return False
+    return True
 
 
 def _row(name: str, cached: Cached | None, obj: dict[str, Any] | None, asked: bool) -> list[str]:
@@ -118,7 +138,7 @@ def _row(name: str, cached: Cached | None, obj: dict[str, Any] | None, asked: bo
     return [name, version or "-", size, built, ("yes" if obj else "no") if asked else "no controller"]
 
 
-def _session(args: argparse.Namespace) -> Session | None:
+def session_if_any(args: argparse.Namespace) -> Session | None:
     """A session where a controller answers; building needs none."""
     try:
         session = Session(args)

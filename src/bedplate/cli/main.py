@@ -40,7 +40,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Build": {
         "image": "build, list and remove machine images",
-        "release": "build, download and list Kubernetes releases",
+        "release": "build, download, list and remove Kubernetes releases",
+        "cache": "what builds keep for the next one, and how long",
     },
     "Decide": {
         "fleet": "a file of one's own fleet: from a running one, from kubectl, from lists",

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from bedplate.cli.errors import UserError, did_you_mean
 
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,16 +81,16 @@ def add_timeout(parser: argparse.ArgumentParser, default: str, what: str) -> Non
 
 
 def duration(text: str) -> float:
-    """Give the seconds of `90`, `90s`, `10m` or `1h30m`.
+    """Give the seconds of `90`, `90s`, `10m`, `1h30m` or `30d`.
 
     Raises:
         argparse.ArgumentTypeError: anything else.
     """
     match = _DURATION.fullmatch(text.strip())
     if not text.strip() or match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write it as 90s, 10m or 1h30m")
-    hours, minutes, seconds = (float(g or 0) for g in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write it as 90s, 10m, 1h30m or 30d")
+    days, hours, minutes, seconds = (float(g or 0) for g in match.groups())
+    return days * 86400 + hours * 3600 + minutes * 60 + seconds
 
 
 def output_format(*known: str) -> Callable[[str], str]:

@@ -58,7 +58,9 @@ def test_the_quick_way_imports_nothing_heavy(tmp_path: Path) -> None:
     assert "no controller answers at https://127.0.0.1:1; start one with `bedplate lab up`" in done.stderr
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("0", 0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d12h", 216_000), ("0", 0)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 

@@ -1,10 +1,11 @@
-"""Kubernetes releases: build them from Go modules, download them where the network allows, list them.
+"""Kubernetes releases: build them from Go modules, download them where the network allows, list and remove them.
 
 Examples:
   bedplate release build 1.35.3
   bedplate release download 1.35.3
   bedplate release ls
   bedplate release path 1.35.3 -o json
+  bedplate release rm 1.35.3
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     path.add_argument("-o", "--output", type=output_format("text", "json"), default="text", metavar="FORMAT",
                       help="text or json")  # fmt: skip
     ls = actions.add_parser("ls", help="list releases, in the cache and at the controller")
+    rm = actions.add_parser("rm", help="remove a release from the cache and from the controller")
+    rm.add_argument("version", metavar="VERSION", help="the release, by its version or its name at the controller")
     for action in (build, download, register, path):
         action.add_argument("version", metavar="VERSION", help="such as 1.35.3")
-    for action in (build, download, register, ls):
+    for action in (build, download, register, ls, rm):
         add_connection(action)
 
 
@@ -46,4 +49,6 @@ def run(args: argparse.Namespace) -> int:
         paths = artifacts.release_paths(args.version)
         print(as_json(paths) if args.output == "json" else "\n".join(f"{k:<24} {v}" for k, v in paths.items()))
         return 0
+    if args.action == "rm":
+        return building.remove_release(args, args.version, artifacts.remove_release)
     return building.listing(args, "releases", artifacts.releases())

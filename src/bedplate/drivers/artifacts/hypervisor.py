@@ -85,10 +85,15 @@ def remove_hypervisor_image(name: str, cache: Cache | None = None) -> Hypervisor
     return None
 
 
+def name_of(entry: Entry) -> str:
+    """The image's name."""
+    return f"hypervisor-{entry.key[:8]}"
+
+
 def _read(entry: Entry) -> HypervisorBuild:
     file = entry.manifest.files["disk.qcow2"]
     return HypervisorBuild(
-        name=f"hypervisor-{entry.key[:8]}",
+        name=name_of(entry),
         key=entry.key,
         disk=DiskFile(entry.path / "disk.qcow2", file.sha256, file.size),
         virtual_size=entry.facts["virtualSize"],

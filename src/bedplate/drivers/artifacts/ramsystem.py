@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bedplate.drivers.artifacts import agent_tree, debian, iso, ramroot
-from bedplate.drivers.artifacts.cache import Cache, Entry, sha256_file
+from bedplate.drivers.artifacts.cache import Cache, Entry, key_of, sha256_file
 from bedplate.drivers.artifacts.proc import ArtifactError, Progress, quiet
 from bedplate.drivers.netboot import archive
 from bedplate.model.metal_protocol import NETWORK_FOLDER, NETWORK_SYSTEM, SETTINGS_SIZE
@@ -98,6 +98,12 @@ def find_ram_system(cache: Cache | None = None) -> RamBuild | None:
     """This version's RAM system, if it is in the cache: its agent is the one that this version's controller takes."""
     found = (cache or Cache()).find(KIND, _inputs())
     return None if found is None else _read(found)
+
+
+def current_key(cache: Cache | None = None) -> str:
+    """Key of this version's RAM system; empty where it is not in the cache."""
+    key = key_of(KIND, _inputs())
+    return key if any(e.key == key for e in (cache or Cache()).entries(KIND)) else ""
 
 
 def _inputs() -> dict[str, object]:

@@ -108,6 +108,25 @@ def list_releases(cache: Cache | None = None) -> list[ReleaseBuild]:
     return [read_release(e) for e in (cache or Cache()).entries("release")]
 
 
+def remove_release(version: str, cache: Cache | None = None) -> int | None:
+    """Delete a release from the cache, however it came there; give the bytes that became free, None: it was not there.
+
+    The stages that it was made from stay. Raises `InUse` where another process uses it.
+    """
+    cache = cache or Cache()
+    found = [e for e in cache.entries("release") if e.facts["version"] == version.removeprefix("v")]
+    return sum(cache.remove(e) for e in found) if found else None
+
+
+def use(release: ReleaseBuild, cache: Cache | None = None) -> None:
+    """Keep a release of a list from being deleted while this process runs. Raises `ArtifactError`: it has just gone."""
+    cache = cache or Cache()
+    for entry in cache.entries("release"):
+        if entry.key == release.key and cache.take(entry):
+            return
+    raise ArtifactError(f"release {release.version} was just removed from the cache: run the command again")
+
+
 def read_release(entry: Entry) -> ReleaseBuild:
     """A cache entry as a release."""
     facts = entry.facts
