@@ -363,8 +363,9 @@ async def test_an_image_goes_only_once_no_disk_stands_on_it(rig: Rig, make: Make
     pool = rig.news.server().pool(POOL)
     assert pool is not None
     assert not set(files) & {*pool.images, *pool.unused}
-    done(await rig.run(CreateVolume(machine=m)))  # fetches what it needs by itself
-    assert state(rig, m) == ("absent", 0, True)
+    other = make()  # a machine whose disk was retained never comes back
+    done(await rig.run(CreateVolume(machine=other)))  # fetches what it needs by itself
+    assert state(rig, other) == ("absent", 0, True)
     failed(await rig.run(drop_image(m.image.disk)), "ImageInUse")
     failed(await rig.run(drop_image(m.image.disk, "none")), "PoolMissing")
     assert isinstance(await rig.run(drop_image(LOST), store=OTHER), Refused)
