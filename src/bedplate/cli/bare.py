@@ -14,6 +14,7 @@ from bedplate.cli.asking import confirm
 from bedplate.cli.client import MERGE_PATCH
 from bedplate.cli.conditions import condition, is_true
 from bedplate.cli.errors import UserError
+from bedplate.cli.firmware import metal_of
 from bedplate.cli.session import Session
 from bedplate.cli.times import span
 from bedplate.model.bmc_address import INSECURE
@@ -128,7 +129,7 @@ def rescue(session: Session, args: argparse.Namespace) -> int:
     """Have servers run the RAM system for a person, or be again what they were."""
     was: dict[str, str] = {}
     for name in args.names:
-        metal = session.read(session.kind("server"), name).get("status", {}).get("metal") or {}
+        metal = metal_of(session.read(session.kind("server"), name))
         if not metal.get("state"):
             said = f"server/{name} is no bare server that Bedplate runs: boot a rescue system there by your own means"
             raise UserError(said)
@@ -210,7 +211,7 @@ def _wait(session: Session, args: argparse.Namespace, *states: str, begun: bool 
     while open_:
         for name in sorted(open_):
             server = session.read(session.kind("server"), name)
-            metal: dict[str, Any] = (server.get("status") or {}).get("metal") or {}
+            metal = metal_of(server)
             now = str(metal.get("state", ""))
             if now != told.get(name):
                 if name in told:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bedplate.cli import watching
 from bedplate.cli.board import Line, board
 from bedplate.cli.errors import ApiError, UserError
 from bedplate.cli.output import TableWriter
@@ -81,7 +82,7 @@ def listing(args: argparse.Namespace, plural: str, cached: list[Cached]) -> int:
     session = session_if_any(args)
     known: dict[str, dict[str, Any]] = {}
     if session is not None:
-        for obj in session.client.get(session.kind(plural).path()).get("items") or ():
+        for obj in watching.items(session.client, session.path(session.kind(plural))):
             known[str(obj["metadata"]["name"])] = obj
     here = {c.name: c for c in cached}
     rows = [_row(name, here.get(name), known.get(name), session is not None) for name in sorted({*here, *known})]
@@ -108,7 +109,7 @@ def remove_release(args: argparse.Namespace, word: str, forget: Callable[[str], 
     session = session_if_any(args)
     version, names = word.removeprefix("v"), [word]
     if session is not None:
-        objects = session.client.get(session.kind("releases").path()).get("items") or ()
+        objects = watching.items(session.client, session.path(session.kind("releases")))
         known = {str(o["metadata"]["name"]): str(o["spec"]["version"]) for o in objects}
         version = known.get(word, version)
         names = [name for name, its in known.items() if its == version]

@@ -29,8 +29,8 @@ def inspected(session: Session, names: list[str]) -> list[dict[str, Any]]:
     """Those that are named, or all that were inspected. Raises `UserError` where one that is named was not."""
     kind = session.kind("server")
     if not names:
-        items: list[dict[str, Any]] = watching.list_all(session.client, session.path(kind), {}).get("items") or []
-        return sorted((s for s in items if metal_of(s)), key=lambda s: str(s["metadata"]["name"]))
+        found = [s for s in watching.items(session.client, session.path(kind)) if metal_of(s)]
+        return sorted(found, key=lambda s: str(s["metadata"]["name"]))
     found = [session.read(kind, name) for name in names]
     for server in found:
         if not metal_of(server):

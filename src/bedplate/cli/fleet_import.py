@@ -92,8 +92,7 @@ def _listed(args: argparse.Namespace) -> Listed:
     session.all_namespaces = True
     items: Listed = {}
     for word in ("servers", "clusters", "nodepools", "measurements"):
-        listing = watching.list_all(session.client, session.path(session.kind(word)), {})
-        items[word] = list(listing.get("items") or ())
+        items[word] = watching.items(session.client, session.path(session.kind(word)))
     return items
 
 
@@ -113,7 +112,7 @@ def calibrate(args: argparse.Namespace, profile: Profile) -> int:
             raise UserError(
                 f"the timelines of {', '.join(args.cluster)} tell of nothing that has ended; wait until Ready"
             )
-        servers = watching.list_all(session.client, session.path(session.kind("servers")), {}).get("items") or ()
+        servers = watching.items(session.client, session.path(session.kind("servers")))
         emulated = any((s.get("status") or {}).get("accelerator") == "tcg" for s in servers)
         for name, t in found.items():
             print(f"{name}: {t.range[0]:g} to {t.range[1]:g} s, seen {len(t.seconds)} times", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from bedplate.cli import bare, declare, output, racking, watching
 from bedplate.cli.asking import confirm
 from bedplate.cli.errors import UserError
+from bedplate.cli.firmware import metal_of
 from bedplate.cli.session import Session
 from bedplate.drivers.redfish import scan
 from bedplate.drivers.redfish.credentials import Credentials
@@ -128,16 +129,13 @@ def _agree(args: argparse.Namespace, bmcs: Sequence[scan.Answer], *, pinned: boo
 
 
 def _known(session: Session) -> list[Known]:
-    items: list[dict[str, Any]] = (
-        watching.list_all(session.client, session.path(session.kind("server")), {}).get("items") or []
-    )
-    return [known(server) for server in items]
+    return [known(server) for server in watching.items(session.client, session.path(session.kind("server")))]
 
 
 def known(server: dict[str, Any]) -> Known:
     """A declared Server."""
     name = str(server["metadata"]["name"])
-    serial = str(((server.get("status") or {}).get("metal") or {}).get("serial") or "")
+    serial = str(metal_of(server).get("serial") or "")
     try:
         address = parse(str(((server.get("spec") or {}).get("bmc") or {}).get("address") or ""))
     except BmcAddressError:

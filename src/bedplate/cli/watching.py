@@ -57,6 +57,11 @@ def list_all(client: Client, path: str, query: Query | None = None, accept: str 
     return whole
 
 
+def items(client: Client, path: str, query: Query | None = None) -> list[dict[str, Any]]:
+    """Give the objects of a whole collection."""
+    return list(list_all(client, path, query).get("items") or ())
+
+
 def follow(client: Client, path: str, query: Query | None = None, since: str = "") -> Iterator[Change]:
     """Give what is there as `ADDED`, then `SYNCED`, then changes without end.
 

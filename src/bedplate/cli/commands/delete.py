@@ -9,7 +9,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from bedplate.cli import declare, ending, watching
 from bedplate.cli.errors import ApiError, UserError
@@ -70,8 +69,7 @@ def _targets(session: Session, args: argparse.Namespace) -> list[tuple[Resource,
         if len(words) != 1 or words[0][1]:
             raise UserError(f"with -l name one kind and no names: {_USAGE}")
         resource = session.kind(words[0][0])
-        listing = watching.list_all(session.client, session.path(resource), {"labelSelector": args.selector})
-        items: list[dict[str, Any]] = listing.get("items") or []
+        items = watching.items(session.client, session.path(resource), {"labelSelector": args.selector})
         return [(resource, str(i["metadata"].get("namespace") or ""), str(i["metadata"]["name"])) for i in items]
     if any(not name for _, name in words):
         raise UserError(f"name the objects to delete, or choose them with -l: {_USAGE}")

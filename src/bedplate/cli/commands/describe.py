@@ -40,7 +40,7 @@ def _objects(session: Session, resource: Resource, name: str, args: argparse.Nam
     if name:
         return [session.read(resource, name)]
     query = {"labelSelector": args.selector, "fieldSelector": args.field_selector}
-    items: list[dict[str, Any]] = watching.list_all(session.client, session.path(resource), query).get("items") or []
+    items = watching.items(session.client, session.path(resource), query)
     return [{"kind": resource.kind, **item} for item in items]
 
 
@@ -49,5 +49,5 @@ def _events(session: Session, resource: Resource, obj: dict[str, Any]) -> list[d
     about = {"fieldSelector": f"involvedObject.kind={resource.kind},involvedObject.name={metadata['name']}"}
     # Events of what lives in no namespace are kept in the default one.
     path = session.kind("events").path(str(metadata.get("namespace") or "default"))
-    events: list[dict[str, Any]] = watching.list_all(session.client, path, about).get("items") or []
+    events = watching.items(session.client, path, about)
     return [e for e in eventlog.in_order(events) if eventlog.is_about(e, resource, str(metadata["name"]))]

@@ -88,9 +88,9 @@ def _objects(session: Session, targets: list[tuple[Resource, str]], query: dict[
         if name:
             found.append(session.read(resource, name))
             continue
-        listing = watching.list_all(session.client, session.path(resource), query)
+        items = watching.items(session.client, session.path(resource), query)
         kind = {"apiVersion": resource.api_version, "kind": resource.kind}
-        found.extend({**kind, **item} for item in listing.get("items") or ())
+        found.extend({**kind, **item} for item in items)
     output.write_objects(found, style, as_list=len(targets) != 1 or not targets[0][1])
     return 0
 

@@ -70,8 +70,8 @@ def _targets(session: Session, args: argparse.Namespace) -> list[tuple[Resource,
     words = split_target(args.what, _USAGE)
     if args.selector or args.all:
         resource = session.kind(words[0][0])
-        listing = watching.list_all(session.client, session.path(resource), {"labelSelector": args.selector})
-        return [(resource, str(i["metadata"]["name"])) for i in listing.get("items") or ()]
+        items = watching.items(session.client, session.path(resource), {"labelSelector": args.selector})
+        return [(resource, str(i["metadata"]["name"])) for i in items]
     if any(not name for _, name in words):
         raise UserError(f"name the objects, or choose them with -l or --all: {_USAGE}")
     return [(session.kind(kind), name) for kind, name in words]
