@@ -41,7 +41,7 @@ def download_release(version: str, say: Say) -> Built:
 def build_image(version: str, say: Say) -> Built:
     """Build the node image of a release; the release comes from the cache where it is there, else it is built."""
     try:
-        found = _cached_release(version) or releases_of.build_release(version, progress=say)
+        found = releases_of.find_release(version) or releases_of.build_release(version, progress=say)
         return _image(images_of.build_node_image(found, progress=say), say)
     except ArtifactError as error:
         raise UserError(str(error)) from error
@@ -104,18 +104,12 @@ def images() -> list[Cached]:
 def remove_image(name: str) -> bool:
     """Delete it from the cache; False: it was not there. Raises `UserError` where another process uses it."""
     try:
-        host = hypervisors_of.remove_hypervisor_image(name)
-        if host is not None:
-            pieces.remove(host.disk.sha256)
-            return True
-        found = next((i for i in images_of.list_images() if name in (i.name, i.kubernetes_version)), None)
-        if found is None:
-            return False
-        images_of.remove_image(name)
-        pieces.remove(found.disk.sha256)
+        gone = hypervisors_of.remove_hypervisor_image(name) or images_of.remove_image(name)
+        if gone is not None:
+            pieces.remove(gone.disk.sha256)
     except ArtifactError as error:
         raise UserError(str(error)) from error
-    return True
+    return gone is not None
 
 
 def remove_release(version: str) -> bool:
@@ -142,15 +136,8 @@ def _created(kind: str, key: str) -> float:
     return next((e.manifest.created for e in Cache().entries(kind) if e.key == key), 0.0)
 
 
-def _cached_release(version: str) -> ReleaseBuild | None:
-    found = next((r for r in releases_of.list_releases() if r.version == version.removeprefix("v")), None)
-    if found is not None:
-        releases_of.use(found)
-    return found
-
-
 def _known_release(version: str) -> ReleaseBuild:
-    found = _cached_release(version)
+    found = releases_of.find_release(version)
     if found is None:
         have = ", ".join(r.version for r in releases_of.list_releases()) or "none"
         raise UserError(

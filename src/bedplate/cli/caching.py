@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
+from bedplate.cli import watching
 from bedplate.cli.building import session_if_any
 from bedplate.cli.errors import UserError
 from bedplate.cli.output import TableWriter, as_json
 from bedplate.cli.session import Session
 from bedplate.cli.times import span
-from bedplate.drivers.artifacts import pruning
+from bedplate.drivers.artifacts import pruning, ramsystem
 from bedplate.drivers.artifacts.proc import ArtifactError
 from bedplate.drivers.artifacts.pruning import References
 
@@ -69,11 +70,12 @@ def prune(args: argparse.Namespace) -> int:
 
 def _references(session: Session | None) -> References:
     """What is to stay whatever its age."""
-    ram = pruning.current_ram()
+    ram = ramsystem.current_key()
     if session is None:
         return References(ram=ram)
-    releases = _all(session, "releases")
-    images = _all(session, "images")
+    releases, images = (
+        watching.items(session.client, session.path(session.kind(plural))) for plural in ("releases", "images")
+    )
     return References(
         versions=frozenset(str(r["spec"].get("version", "")) for r in releases),
         digests=frozenset(digests_of(images)),
@@ -85,10 +87,6 @@ def digests_of(images: Iterable[Mapping[str, Any]]) -> set[str]:
     """Digests of the files of Image objects."""
     files = ((i["spec"].get(name) or {}) for i in images for name in _FILES)
     return {str(f["digest"]) for f in files if f.get("digest")}
-
-
-def _all(session: Session, plural: str) -> list[dict[str, Any]]:
-    return list(session.client.get(session.kind(plural).path()).get("items") or ())
 
 
 def _mib(size: int) -> str:

@@ -106,13 +106,15 @@ def find_image(name: str, cache: Cache | None = None) -> ImageBuild:
     raise ArtifactError(f"there is no image {name!r} in the cache (there: {have}); see `bedplate image ls`")
 
 
-def remove_image(name: str, cache: Cache | None = None) -> None:
-    """Delete an image from the cache. Raises `ArtifactError` when there is none of this name."""
+def remove_image(name: str, cache: Cache | None = None) -> ImageBuild | None:
+    """Delete what `find_image` gives from the cache; None: there is none. Raises `InUse`: another process uses it."""
     cache = cache or Cache()
-    image = find_image(name, cache)
     for entry in cache.entries("image"):
-        if entry.key == image.key:
+        found = read_image(entry)
+        if name in (found.name, found.kubernetes_version):
             cache.remove(entry)
+            return found
+    return None
 
 
 def read_image(entry: Entry) -> ImageBuild:

@@ -98,11 +98,6 @@ def _item(cache: Cache, entry: Entry) -> Item:
     )
 
 
-def current_ram(cache: Cache | None = None) -> str:
-    """Key of this version's RAM system; empty where it is not in the cache."""
-    return ramsystem.current_key(cache)
-
-
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """What was deleted, or would be."""
 

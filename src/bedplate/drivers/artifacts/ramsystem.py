@@ -100,10 +100,9 @@ def find_ram_system(cache: Cache | None = None) -> RamBuild | None:
     return None if found is None else _read(found)
 
 
-def current_key(cache: Cache | None = None) -> str:
-    """Key of this version's RAM system; empty where it is not in the cache."""
-    key = key_of(KIND, _inputs())
-    return key if any(e.key == key for e in (cache or Cache()).entries(KIND)) else ""
+def current_key() -> str:
+    """Key that this version's RAM system has in any cache."""
+    return key_of(KIND, _inputs())
 
 
 def _inputs() -> dict[str, object]:

@@ -108,23 +108,32 @@ def list_releases(cache: Cache | None = None) -> list[ReleaseBuild]:
     return [read_release(e) for e in (cache or Cache()).entries("release")]
 
 
+def find_release(version: str, cache: Cache | None = None) -> ReleaseBuild | None:
+    """The newest release of that version, kept from being deleted while this process runs; None: there is none.
+
+    Raises `ArtifactError`: it has just gone.
+    """
+    cache = cache or Cache()
+    entry = next(iter(_of_version(version, cache)), None)
+    if entry is None:
+        return None
+    if not cache.take(entry):
+        raise ArtifactError(f"release {entry.facts['version']} was just removed from the cache: run the command again")
+    return read_release(entry)
+
+
 def remove_release(version: str, cache: Cache | None = None) -> int | None:
     """Delete a release from the cache, however it came there; give the bytes that became free, None: it was not there.
 
     The stages that it was made from stay. Raises `InUse` where another process uses it.
     """
     cache = cache or Cache()
-    found = [e for e in cache.entries("release") if e.facts["version"] == version.removeprefix("v")]
+    found = _of_version(version, cache)
     return sum(cache.remove(e) for e in found) if found else None
 
 
-def use(release: ReleaseBuild, cache: Cache | None = None) -> None:
-    """Keep a release of a list from being deleted while this process runs. Raises `ArtifactError`: it has just gone."""
-    cache = cache or Cache()
-    for entry in cache.entries("release"):
-        if entry.key == release.key and cache.take(entry):
-            return
-    raise ArtifactError(f"release {release.version} was just removed from the cache: run the command again")
+def _of_version(version: str, cache: Cache) -> list[Entry]:
+    return [e for e in cache.entries("release") if e.facts["version"] == version.removeprefix("v")]
 
 
 def read_release(entry: Entry) -> ReleaseBuild:
