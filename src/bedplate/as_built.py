@@ -22,7 +22,6 @@ RECORD = Path("usr/lib/bedplate/as-built.json.gz")
 """In the root; itself no part of what it tells."""
 
 _DPKG = Path("var/lib/dpkg")
-_BLOCK = 1 << 20
 
 
 def write(root: Path, kernel: str, command_line: str) -> None:
@@ -81,11 +80,8 @@ def _file(path: str, found: os.stat_result, known: BuiltFile | None) -> BuiltFil
 
 
 def _digest(path: str) -> str:
-    made = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            made.update(block)
-    return made.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def packages(root: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ import shutil
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Generator, Iterable, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,9 +79,9 @@ class ImageCache:
                 raise AgentFault("ImageMissing", f"image file {digest} has just gone: it is fetched again")
             yield
 
-    def wanted(self) -> tuple[Digest, ...]:
-        """All verified files that this store has asked for."""
-        return tuple(d for d in self.digests() if self._claim(self.path(d)).exists())
+    def wanted(self, among: Iterable[Digest]) -> tuple[Digest, ...]:
+        """Those of these files that this store has asked for."""
+        return tuple(d for d in among if self._claim(self.path(d)).exists())
 
     def drop(self, digest: Digest, bases: Callable[[], Set[str]], stop: threading.Event) -> str:
         """Delete the file; give a message. Done where it is not there, or where another store has asked for it.

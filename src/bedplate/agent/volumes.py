@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -91,18 +92,19 @@ class DiskPool:
         """The pool as it is now. Raises `OSError`."""
         mounts.check(self.pool)
         usage = shutil.disk_usage(self.pool.path)
+        images = self.images.digests()
         return PoolView(
             name=self.pool.name,
             capacity_mib=usage.total >> 20,
             free_mib=usage.free >> 20,
             shared=self.shared,
-            images=self.images.digests(),
-            unused=self._unused(),
+            images=images,
+            unused=self._unused(images),
         )
 
-    def _unused(self) -> tuple[Digest, ...]:
-        """Image files of this store that no disk here stands on; none while that can't be told of all disks."""
-        wanted = self.images.wanted()
+    def _unused(self, images: Iterable[Digest]) -> tuple[Digest, ...]:
+        """Those of this store that no disk here stands on; none while that can't be told of all disks."""
+        wanted = self.images.wanted(images)
         try:
             in_use = self._standing.glance() if wanted else None
         except OSError as error:

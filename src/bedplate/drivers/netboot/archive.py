@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
 from typing import IO
 
 _BLOCK = 1 << 20
@@ -36,14 +36,8 @@ def archive(folder: str, files: dict[str, bytes]) -> bytes:
 def write(target: IO[bytes], folder: str, name: str, content: IO[bytes], size: int) -> None:
     """Write an archive of a folder with one file that need not fit into memory."""
     target.write(header(folder, None, 1) + header(f"{folder}/{name}", size, 2))
-    for block in _blocks(content):
-        target.write(block)
+    shutil.copyfileobj(content, target, _BLOCK)
     target.write(_padding(size) + end())
-
-
-def _blocks(content: IO[bytes]) -> Iterator[bytes]:
-    while block := content.read(_BLOCK):
-        yield block
 
 
 def _padding(length: int) -> bytes:

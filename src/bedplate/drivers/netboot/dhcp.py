@@ -66,6 +66,11 @@ def configuration(interface: str, network: str, netmask: str, folder: Path, base
     return "\n".join(lines) + "\n"
 
 
+def _path() -> str:
+    """Where dnsmasq is looked for: not all users have `/usr/sbin` in theirs."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin"
+
+
 class DhcpServer:
     """dnsmasq for one network, as long as it is wanted."""
 
@@ -88,7 +93,7 @@ class DhcpServer:
     async def start(self) -> None:
         """Begin to answer. Raises `OSError` where dnsmasq or the loader is not installed."""
         source = LOADERS / LOADER
-        if shutil.which("dnsmasq", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None or not source.exists():
+        if shutil.which("dnsmasq", path=_path()) is None or not source.exists():
             raise OSError("to boot servers from the network, install Debian's packages dnsmasq-base and ipxe")
         self._folder = Path(tempfile.mkdtemp(prefix="bedplate-netboot-"))
         self._folder.chmod(0o755)  # dnsmasq reads it as nobody
@@ -132,7 +137,7 @@ class DhcpServer:
     async def _run(self) -> None:
         argv = [*self._within, "dnsmasq", "--keep-in-foreground", f"--conf-file={self._folder / 'dnsmasq.conf'}"]
         argv += ["--log-facility=-"]
-        environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin"}
+        environment = {**os.environ, "PATH": _path()}
         while True:
             process = self._process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=environment
