@@ -154,9 +154,8 @@ def _machine(inp: PlanInput, t: Tables, old: MachineEntry | None, new: MachineEn
 
 def _may_hold_pods(inp: PlanInput, t: Tables, m: MachineEntry) -> Iterator[str]:
     """Why pods of the machine may run: nothing confirms its end, its server's death or what runs there instead."""
-    lost, bare = t.entries.get(key("server", m.server)), inp.parent.entries.get(key("metal", m.server))
-    entry = bare if isinstance(bare, MetalEntry) else None
-    if in_rescue(inp.inventory, entry, m, usable=_usable(inp, m.server)):
+    lost = t.entries.get(key("server", m.server))
+    if in_rescue(inp.inventory, inp.parent.metal(m.server), m, usable=_usable(inp, m.server)):
         return
     if not _ended_with(inp, t, m.server, m):
         yield f"the end of {m.server} is not confirmed"
@@ -364,8 +363,7 @@ def _misplaced(inp: PlanInput, m: MachineEntry) -> Iterator[str]:
     seen = inp.inventory.server(m.server)
     if declared is None or seen is None:
         return
-    bare = inp.parent.entries.get(key("metal", m.server))
-    role = role_of(declared, bare if isinstance(bare, MetalEntry) else None)
+    role = role_of(declared, inp.parent.metal(m.server))
     if role != "hypervisor" or declared.spec.unschedulable or declared.metadata.deletion_timestamp:
         yield f"server {m.server} does not take machines"
     if not seen.value.connected or not seen.fresh(inp.now):

@@ -39,13 +39,13 @@ def wrong(inp: PlanInput, t: Tables, old: MetalEntry | None, new: MetalEntry) ->
         disk = new.hardware.disk(new.root_disk) if new.hardware is not None else None
         if disk is None:
             yield "3", f"it would be written to a disk {new.root_disk!r} that can't be told apart from others"
-    if old is not None and _was(old) in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
+    if old is not None and old.underlying in {"deploying", "deployed"} and new.state in {"available", "erasing"}:
         yield from _released(inp, t, old)
         yield from _emptied(inp, t, old)
     if old is not None and old.state != "rescue" and new.state == "rescue":
         yield from _looked_into(t, old, new)
-    if old is not None and old.state == "rescue" and new.state not in {"rescue", *_AFTER[_was(old)]}:
-        yield "3", f"it would be {new.state} after rescue, and was {_was(old)}"
+    if old is not None and old.state == "rescue" and new.state not in {"rescue", *_AFTER[old.underlying]}:
+        yield "3", f"it would be {new.state} after rescue, and was {old.underlying}"
     if old is not None and old.held and not new.held and not _proven(inp, new.server):
         yield "3", "that nobody released what is on its disks would be forgotten"
     if new.state in {"available", "retired"} and not _blank(inp, old, new):
@@ -74,11 +74,6 @@ _AFTER = {
     "quarantined": frozenset({"quarantined"}),
 }
 """What may follow rescue, by what was before it."""
-
-
-def _was(e: MetalEntry) -> str:
-    """Its state, in rescue the one before."""
-    return e.before.state if e.state == "rescue" and e.before is not None else e.state
 
 
 def _looked_into(t: Tables, old: MetalEntry, new: MetalEntry) -> Iterator[Wrong]:

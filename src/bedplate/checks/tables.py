@@ -39,7 +39,7 @@ class Tables:
             self.taken[thing] += sign
         if not isinstance(entry, MachineEntry):
             return
-        for digest in {entry.image.disk, entry.image.kernel, entry.image.initrd}:
+        for digest in entry.image.pooled:
             self.image_files[digest] += sign
         for server in servers_of(entry):
             self.memory_mib[server] += sign * entry.memory_mib

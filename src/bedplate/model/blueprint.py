@@ -333,6 +333,11 @@ class MetalEntry(Entry, frozen=True, kw_only=True, tag="metal"):
         return key("metal", self.server)
 
     @property
+    def underlying(self) -> MetalState:
+        """Its state, in rescue the one before and after it."""
+        return self.before.state if self.state == "rescue" and self.before is not None else self.state
+
+    @property
     def counts_as_host(self) -> bool:
         """It is one of those that planning made hypervisors."""
         return self.role == "hypervisor" and self.state != "quarantined"

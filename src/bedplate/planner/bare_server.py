@@ -113,7 +113,7 @@ def failed(p: Planning, entry: MetalEntry, view: MetalView, step: str) -> bool:
 
 def quarantine(p: Planning, entry: MetalEntry, why: str, **fields: object) -> None:
     """Give it to nobody. What a machine or a hypervisor wrote, or what could not be erased, is released by nobody."""
-    was = entry.before.state if entry.before is not None else entry.state
+    was = entry.underlying
     held = entry.held or was == "erasing" or (was in {"deploying", "deployed"} and entry.written)
     into(p, entry, "quarantined", why, boot=False, held=held, **fields)
 

@@ -25,8 +25,8 @@ def advance(p: Planning, unit: Key) -> None:
     if seen is None or not p.usable(server):
         return
     cached = {(pool.name, digest) for pool in seen.value.pools for digest in pool.images}
-    unused = {(pool.name, digest) for pool in seen.value.pools for digest in pool.unused}
-    unused = {(pool, digest) for pool, digest in unused if not p.index.image_files.needed(digest)}
+    needed = p.index.image_files.needed
+    unused = {(pool.name, digest) for pool in seen.value.pools for digest in pool.unused if not needed(digest)}
     for entry in known.values():
         at = (entry.disk_pool, entry.digest)
         if p.busy(entry.key):

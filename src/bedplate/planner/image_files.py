@@ -54,11 +54,7 @@ class ImageFiles:
 
     def units(self, fleet: Fleet) -> set[Key]:
         """Servers of which anything is to be decided."""
-        found = {unit_of(name) for name, entries in self._entries.items() if entries}
-        for server in fleet.servers.values():
-            if any(pool.unused for pool in server.pools.values()):
-                found.add(unit_of(server.name))
-        return found
+        return {unit for name in {*self._entries, *fleet.servers} for unit in self.concerns(name, fleet)}
 
     def turned(self, fleet: Fleet) -> set[Key]:
         """The same of files that came to be needed, or are needed no more, since this was last asked."""

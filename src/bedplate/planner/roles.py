@@ -84,7 +84,6 @@ def _settled(p: Planning, e: MetalEntry, policy: RolesPolicy) -> bool:
 
 def _turn(p: Planning, e: MetalEntry, role: Literal["free", "hypervisor"], why: str) -> None:
     p.put(msgspec.structs.replace(e, role=role, role_since=p.now), f"{e.server} is to be {_NAMES[role]}: {why}")
-    p.index.fleet.wish(e.server, role)
     p.round_changed.add(e.key)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Literal
 
 from bedplate.model.blueprint import BASE_ADDON, MachineEntry
 from bedplate.model.inventory import ClusterView
@@ -65,9 +66,9 @@ def perform(world: World, durations: Durations, step: BootstrapStep | Kubernetes
         case MarkOutOfService():
             return _mark_out_of_service(world, cluster, step.machine)
         case ClearOutOfService():
-            return _clear_out_of_service(world, cluster, step.machine)
+            return _lift(world, cluster, step.machine, "out_of_service")
         case UncordonNode():
-            return _uncordon(world, cluster, step.machine)
+            return _lift(world, cluster, step.machine, "unschedulable")
         case DrainNode():
             return (yield from _drain(world, durations, cluster, step.machine))
 
@@ -164,12 +165,15 @@ def _drain(world: World, durations: Durations, cluster: SimCluster, m: MachineEn
     return Done(views=(views.node_view(world, cluster, m.name),), message=said)
 
 
-def _uncordon(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
+def _lift(
+    world: World, cluster: SimCluster, m: MachineEntry, bar: Literal["unschedulable", "out_of_service"]
+) -> StepResult:
+    """Let pods onto a node that were kept from it by that."""
     if not world.api(cluster):
         return _no_api(cluster)
     node = _node_of(cluster, m)
-    if node is not None and node.unschedulable:
-        node.unschedulable = False
+    if node is not None and getattr(node, bar):
+        setattr(node, bar, False)
         world.touch_node(cluster, m.name)
         workload.changed(world, cluster)
     return Done(views=(views.node_view(world, cluster, m.name),))
@@ -190,17 +194,6 @@ def _mark_out_of_service(world: World, cluster: SimCluster, m: MachineEntry) -> 
     world.touch_node(cluster, m.name)
     workload.freed(world, cluster, node)
     kubelets.refresh(world, m.uid)
-    return Done(views=(views.node_view(world, cluster, m.name),))
-
-
-def _clear_out_of_service(world: World, cluster: SimCluster, m: MachineEntry) -> StepResult:
-    if not world.api(cluster):
-        return _no_api(cluster)
-    node = _node_of(cluster, m)
-    if node is not None and node.out_of_service:
-        node.out_of_service = False
-        world.touch_node(cluster, m.name)
-        workload.changed(world, cluster)
     return Done(views=(views.node_view(world, cluster, m.name),))
 
 

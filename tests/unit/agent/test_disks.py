@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import disk_world
+from disk_world import HV1, HV2, STORE
+
 from bedplate.agent import pool_io
 from bedplate.agent.disks import Disks
 from bedplate.agent.faults import AgentFault, OutOfDate
@@ -18,30 +24,15 @@ from bedplate.agent.pool_io import MOST_HUNG, PoolIo, StorageHung
 from bedplate.agent.state import AgentState, MachineRecord
 from bedplate.agent.volumes import SIDECAR, DiskPool, Volume
 from bedplate.model.agent_protocol import Pool
-from bedplate.model.blueprint import ImageRef, MachineEntry, Nic
-from bedplate.model.ids import Digest, Generation, MachineUid, ServerName, StoreId, key
+from bedplate.model.blueprint import ImageRef, MachineEntry
+from bedplate.model.ids import Digest, Generation, MachineUid, ServerName, StoreId
 
-STORE = StoreId("s1")
-HV1, HV2 = ServerName("hv1"), ServerName("hv2")
 UID = MachineUid("11111111-2222-4333-8444-555555555555")
 
 
 def machine(generation: int = 2) -> MachineEntry:
-    return MachineEntry(
-        generation=Generation(generation),
-        uid=UID,
-        name="m1",
-        namespace="default",
-        owner=key("virtualmachine", "default", "m1"),
-        role="vm",
-        server=HV2,
-        cpu=1,
-        memory_mib=128,
-        disk_mib=32,
-        disk_pool="p",
-        image=ImageRef(name="i", disk=Digest("sha256:" + "a" * 64)),
-        nic=Nic(network="lan", bridge="br0", mac="02:bd:00:00:00:01", address="10.0.0.1", prefix=24),
-    )
+    image = ImageRef(name="i", disk=Digest("sha256:" + "a" * 64))
+    return disk_world.machine(image, generation=Generation(generation), uid=UID, server=HV2)
 
 
 def put(folder: Path, server: ServerName, generation: int = 1, store: StoreId = STORE) -> None:
@@ -54,9 +45,7 @@ def put(folder: Path, server: ServerName, generation: int = 1, store: StoreId = 
 
 
 def pool(folder: Path, server: ServerName = HV2, kind: Any = "shared") -> DiskPool:
-    made = DiskPool(Pool(name="p", path=str(folder), type=kind), STORE, server)
-    made.prepare()
-    return made
+    return disk_world.pool(folder, server=server, kind=kind)
 
 
 # --- taking over ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,16 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import disk_world
+from disk_world import HV2, pool
+
 from bedplate.agent import bases, images
 from bedplate.agent.bases import BaseReader
 from bedplate.agent.faults import AgentFault
 from bedplate.agent.volumes import DiskPool
-from bedplate.model.agent_protocol import Pool
-from bedplate.model.blueprint import ImageRef, MachineEntry, Nic
-from bedplate.model.ids import Digest, Generation, MachineUid, ServerName, StoreId, key
+from bedplate.model.blueprint import ImageRef, MachineEntry
+from bedplate.model.ids import Digest, Generation, MachineUid, StoreId
 
-STORE, OTHER = StoreId("s1"), StoreId("s2")
-HV1, HV2 = ServerName("hv1"), ServerName("hv2")
+OTHER = StoreId("s2")
 CONTENT = b"a disk" * 1000
 DIGEST = Digest(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
 
@@ -53,27 +57,9 @@ class Controller:
 
 
 def machine(number: int = 1, digest: Digest = DIGEST, kernel: str = "") -> MachineEntry:
-    return MachineEntry(
-        generation=Generation(1),
-        uid=MachineUid(f"11111111-2222-4333-8444-{number:012d}"),
-        name=f"m{number}",
-        namespace="default",
-        owner=key("virtualmachine", "default", f"m{number}"),
-        role="vm",
-        server=HV1,
-        cpu=1,
-        memory_mib=128,
-        disk_mib=32,
-        disk_pool="p",
-        image=ImageRef(name="i", disk=digest, format="raw", kernel=Digest(kernel)),
-        nic=Nic(network="lan", bridge="br0", mac="02:bd:00:00:00:01", address="10.0.0.1", prefix=24),
-    )
-
-
-def pool(folder: Path, store: StoreId = STORE, server: ServerName = HV1) -> DiskPool:
-    made = DiskPool(Pool(name="p", path=str(folder), type="shared"), store, server)
-    made.prepare()
-    return made
+    image = ImageRef(name="i", disk=digest, format="raw", kernel=Digest(kernel))
+    uid = MachineUid(f"11111111-2222-4333-8444-{number:012d}")
+    return disk_world.machine(image, uid=uid, name=f"m{number}")
 
 
 @pytest.fixture
